@@ -1,0 +1,11 @@
+//! What a command is, and where a request goes: pure decisions, made from the request's bytes alone.
+//!
+//! - [`table`]: the facts about each command.
+//! - [`keys`]: where a request's keys are, and whether it asks to block.
+//! - [`route`]: which of the proxy's ways a request takes.
+//!
+//! A leaf: it does no I/O, keeps no state and uses nothing of the rest of the crate.
+
+pub mod keys;
+pub mod route;
+pub mod table;

@@ -1,0 +1,182 @@
+//! Where a request goes: answered here, over a shared connection, or refused.
+//!
+//! Three questions, in this order. Is it one of the commands that a proxy has to answer itself, because they are about
+//! the client's own connection ([`Local`])? Is it known to keep no state on the connection, so that it may travel with
+//! other clients' requests ([`Route::Shared`])? Everything else would need an upstream connection of its own, and a
+//! command that is not in the table is taken for the worst of these: it is [`Route::Refused`], with the reason.
+
+use std::sync::LazyLock;
+
+use super::keys;
+use super::table::{self, Blocks, Command, Kind};
+
+/// Where one request goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// Answered by the proxy, unless its arguments are wrong: then it travels, so that the words are the server's.
+    Local(Local),
+    /// Over a connection that other clients use too; `slow` ones keep apart from the others where they can.
+    Shared {
+        /// It may honestly take long.
+        slow: bool,
+    },
+    /// Not possible over a shared connection.
+    Refused(Cause),
+}
+
+/// The commands that are answered here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the command of that name")]
+pub enum Local {
+    Auth,
+    ClientGetName,
+    ClientId,
+    ClientInfo,
+    ClientNoEvict,
+    ClientNoTouch,
+    ClientReply,
+    ClientSetInfo,
+    ClientSetName,
+    Echo,
+    Hello,
+    Ping,
+    Quit,
+    Reset,
+    Select,
+}
+
+/// Why a request cannot share a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// It waits for what other clients do, and everybody behind it would wait too.
+    Blocking,
+    /// It reads or sets what belongs to the connection.
+    ClientState,
+    /// It turns the connection into a stream of messages.
+    Subscription,
+    /// It is part of a transaction.
+    Transaction,
+    /// The command is not in the table.
+    Unknown,
+    /// The subcommand is not in the table.
+    UnknownSubcommand,
+}
+
+const LOCAL: &[(&str, Local)] = &[
+    ("auth", Local::Auth),
+    ("client|getname", Local::ClientGetName),
+    ("client|id", Local::ClientId),
+    ("client|info", Local::ClientInfo),
+    ("client|no-evict", Local::ClientNoEvict),
+    ("client|no-touch", Local::ClientNoTouch),
+    ("client|reply", Local::ClientReply),
+    ("client|setinfo", Local::ClientSetInfo),
+    ("client|setname", Local::ClientSetName),
+    ("echo", Local::Echo),
+    ("hello", Local::Hello),
+    ("ping", Local::Ping),
+    ("quit", Local::Quit),
+    ("reset", Local::Reset),
+    ("select", Local::Select),
+];
+
+/// What is decided about a command before its arguments are seen.
+#[derive(Debug, Clone, Copy)]
+enum Plan {
+    Fixed(Route),
+    /// It is a container: its subcommand decides.
+    Subcommand,
+    /// It is shared unless its arguments ask to block.
+    UnlessBlocking,
+}
+
+/// One plan for each command of the table, so that a request costs one look-up.
+static PLANS: LazyLock<Vec<Plan>> = LazyLock::new(|| table::all().iter().map(plan).collect());
+
+/// Decides for a request; `args` is the whole of it, the name first.
+#[must_use]
+pub fn route<'a>(name: &[u8], args: impl Iterator<Item = &'a [u8]> + Clone) -> Route {
+    let Some(command) = table::find(name) else { return Route::Refused(Cause::Unknown) };
+    match PLANS.get(command.index()).copied() {
+        Some(Plan::Fixed(route)) => route,
+        Some(Plan::UnlessBlocking) if keys::asks_to_block(command, args.clone()) => Route::Refused(Cause::Blocking),
+        Some(Plan::UnlessBlocking) => Route::Shared { slow: command.slow },
+        Some(Plan::Subcommand) | None => subcommand(command, args),
+    }
+}
+
+/// A container alone, such as `CLIENT`, is wrong in any case and travels to hear so from the server.
+fn subcommand<'a>(parent: &Command, mut args: impl Iterator<Item = &'a [u8]>) -> Route {
+    let Some(name) = args.nth(1) else { return Route::Shared { slow: false } };
+    match table::find_sub(parent, name).map(|found| PLANS.get(found.index())) {
+        Some(Some(Plan::Fixed(route))) => *route,
+        Some(Some(Plan::UnlessBlocking | Plan::Subcommand) | None) | None => Route::Refused(Cause::UnknownSubcommand),
+    }
+}
+
+fn plan(command: &Command) -> Plan {
+    if let Some((_, local)) = LOCAL.iter().find(|(name, _)| *name == command.name) {
+        return Plan::Fixed(Route::Local(*local));
+    }
+    if command.is_container() {
+        return Plan::Subcommand;
+    }
+    if command.shared {
+        return match command.blocks {
+            Blocks::IfArgument => Plan::UnlessBlocking,
+            Blocks::Always | Blocks::Never => Plan::Fixed(Route::Shared { slow: command.slow }),
+        };
+    }
+    Plan::Fixed(Route::Refused(match command.kind {
+        Kind::Blocking => Cause::Blocking,
+        Kind::PubSub => Cause::Subscription,
+        Kind::Transaction => Cause::Transaction,
+        Kind::Admin | Kind::Connection | Kind::Read | Kind::Script | Kind::Write => Cause::ClientState,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(words: &str) -> Route {
+        let args: Vec<&[u8]> = words.split_ascii_whitespace().map(str::as_bytes).collect();
+        route(args.first().copied().unwrap_or_default(), args.iter().copied())
+    }
+
+    #[test]
+    fn ordinary_commands_share_a_connection() {
+        for words in ["GET k", "set k v", "Config Get x", "XREAD STREAMS s 0", "PUBLISH c m", "OBJECT ENCODING k"] {
+            assert_eq!(of(words), Route::Shared { slow: false }, "{words}");
+        }
+        for words in ["EVAL x 0", "KEYS *", "FLUSHALL", "SORT k"] {
+            assert_eq!(of(words), Route::Shared { slow: true }, "{words}");
+        }
+    }
+
+    #[test]
+    fn what_concerns_the_clients_own_connection_is_answered_here() {
+        assert_eq!(of("PING"), Route::Local(Local::Ping));
+        assert_eq!(of("client SETNAME x"), Route::Local(Local::ClientSetName));
+        assert_eq!(of("select 3"), Route::Local(Local::Select));
+    }
+
+    #[test]
+    fn what_would_disturb_others_is_refused() {
+        assert_eq!(of("BLPOP k 0"), Route::Refused(Cause::Blocking));
+        assert_eq!(of("XREAD BLOCK 0 STREAMS s $"), Route::Refused(Cause::Blocking));
+        assert_eq!(of("SUBSCRIBE c"), Route::Refused(Cause::Subscription));
+        assert_eq!(of("WATCH k"), Route::Refused(Cause::Transaction));
+        assert_eq!(of("CLIENT TRACKING ON"), Route::Refused(Cause::ClientState));
+        assert_eq!(of("MONITOR"), Route::Refused(Cause::ClientState));
+        assert_eq!(of("NOSUCH x"), Route::Refused(Cause::Unknown));
+        assert_eq!(of("CLIENT NOSUCH"), Route::Refused(Cause::UnknownSubcommand));
+    }
+
+    #[test]
+    fn nothing_that_keeps_state_on_the_connection_is_shared() {
+        for name in ["readonly", "readwrite", "asking", "multi", "exec", "monitor", "sync", "psync", "wait", "himport"] {
+            assert!(!matches!(of(name), Route::Shared { .. }), "{name}");
+        }
+    }
+}
