@@ -1,0 +1,110 @@
+//! Composition: binds, starts the workers, accepts until told to stop.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::buffer::Memory;
+use crate::client::listener::{self, Reception};
+use crate::client::{Census, ListenAddress};
+use crate::config::Config;
+use crate::upstream::Shared;
+use crate::worker::{self, Setup};
+
+/// CLIENT IDs begin above this, at a random point, so that they are not mistaken for ids out of the server's CLIENT LIST.
+const FIRST_ID: u64 = 1 << 48;
+
+/// Why the proxy could not start.
+#[derive(Debug)]
+pub enum Error {
+    /// An address cannot be listened on.
+    Bind(ListenAddress, std::io::Error),
+    /// The system has no thread, signal handler or epoll instance to give.
+    System(std::io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(address, error) => write!(
+                f,
+                "cannot listen on `{address}`: {error}; choose another address with --listen (OUTRIGGER_LISTEN)"
+            ),
+            Self::System(error) => write!(f, "cannot start: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it could not start.
+pub fn run(config: &Config) -> Result<(), Error> {
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(config))
+}
+
+async fn serve(config: &Config) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listeners = config
+        .clients
+        .listen
+        .iter()
+        .map(|address| listener::bind(address).map_err(|error| Error::Bind(address.clone(), error)))
+        .collect::<Result<Vec<_>, _>>()?;
+    let reception = start_workers(config)?;
+    let upstream = &config.upstream;
+    tracing::info!(
+        upstream = %upstream.target.address,
+        database = upstream.target.database,
+        pool_size = upstream.pool_size,
+        workers = config.workers,
+        version = env!("CARGO_PKG_VERSION"),
+        "forwarding"
+    );
+    for listener in listeners {
+        tracing::info!(address = %listener.address()?, "listening");
+        tokio::spawn(listener.run(reception.clone()));
+    }
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
+        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+    }
+    Ok(())
+}
+
+fn start_workers(config: &Config) -> Result<Reception, Error> {
+    let census = Arc::new(Census { next_id: AtomicU64::new(first_id()), ..Census::default() });
+    let memory = Arc::new(Memory::new(config.memory_limit));
+    let shared = Shared::new(config.upstream.clone());
+    let seats = (0..config.workers)
+        .map(|index| {
+            worker::start(Setup {
+                index,
+                clients: config.clients.clone(),
+                upstream: Arc::clone(&shared),
+                memory: Arc::clone(&memory),
+                census: Arc::clone(&census),
+            })
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    Ok(Reception::new(seats, census, config.clients.max_clients))
+}
+
+/// A random start for the ids: two proxies in front of one server must not give the same.
+fn first_id() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    FIRST_ID + (RandomState::new().hash_one(std::process::id()) >> 17)
+}

@@ -1,0 +1,104 @@
+//! `outrigger check`: is the configuration right, can the upstream be reached, and what about it will hurt?
+
+use std::process::ExitCode;
+
+use redis_protocol::resp3::types::OwnedFrame;
+use tokio::runtime::Builder;
+
+use crate::config::Config;
+use crate::upstream::connect::{Wire, open};
+use crate::upstream::{Error, Identity, LaneKey, Protocol};
+
+/// A server that closes idle connections sooner than this, in seconds, closes ours between two health checks.
+const SHORT_TIMEOUT: u64 = 30;
+
+/// Dials once and prints what was found. The exit code is 0 if the upstream can serve, else 1; warnings do not change it.
+#[must_use]
+#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+pub fn run(config: &Config) -> ExitCode {
+    let (workers, pool) = (config.workers, config.upstream.pool_size);
+    println!("ok    configuration: workers {workers}, pool of {pool} upstream connections");
+    let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::from);
+    match runtime.and_then(|runtime| runtime.block_on(examine(config))) {
+        Ok(findings) => {
+            findings.iter().for_each(|finding| println!("{finding}"));
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            println!("FAIL  upstream {}: {error}", config.upstream.target.address);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn examine(config: &Config) -> Result<Vec<String>, Error> {
+    let upstream = &config.upstream;
+    let lane = LaneKey { database: upstream.target.database, protocol: Protocol::Resp3 };
+    let name = format!("outrigger:{}:check", upstream.host);
+    let mut wire = open(&upstream.target, lane, &name, &Identity::default(), upstream.connect_timeout).await?;
+    let mut findings = Vec::new();
+    let info = text(&wire.ask(&[b"INFO"]).await?);
+    examine_info(&info, &upstream.target.address.to_string(), &mut findings);
+    examine_settings(&mut wire, upstream.pool_size, &mut findings).await?;
+    examine_rights(&mut wire, &mut findings).await?;
+    Ok(findings)
+}
+
+fn examine_info(info: &str, address: &str, findings: &mut Vec<String>) {
+    let field = |name: &str| {
+        let value = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or("unknown").trim().to_owned()
+    };
+    let server = match field("valkey_version") {
+        unknown if unknown == "unknown" => format!("Redis {}", field("redis_version")),
+        version => format!("Valkey {version}"),
+    };
+    findings.push(format!("ok    upstream {address}: {server}, role {}", field("role")));
+    if field("cluster_enabled") == "1" {
+        findings.push("WARN  cluster mode is on: keys of other nodes are answered with MOVED, which is passed on".into());
+    }
+    if field("role") == "slave" {
+        findings.push("WARN  this is a replica: it answers writes with READONLY".into());
+    }
+}
+
+async fn examine_settings(wire: &mut Wire, pool_size: usize, findings: &mut Vec<String>) -> Result<(), Error> {
+    let idle = setting(wire, "timeout").await?;
+    if let Some(seconds) = idle.filter(|seconds| (1..SHORT_TIMEOUT).contains(seconds)) {
+        findings.push(format!("WARN  the server closes connections idle for {seconds} s (`timeout`): expect more dials"));
+    }
+    if let Some(clients) = setting(wire, "maxclients").await? {
+        let sidecars = clients / pool_size.max(1) as u64;
+        findings.push(format!("ok    the server takes {clients} clients (`maxclients`): {sidecars} sidecars with this pool"));
+    }
+    Ok(())
+}
+
+/// A number out of CONFIG GET; none where the command is not allowed, as with managed servers.
+async fn setting(wire: &mut Wire, name: &str) -> Result<Option<u64>, Error> {
+    let reply = wire.ask(&[b"CONFIG", b"GET", name.as_bytes()]).await?;
+    let OwnedFrame::Map { data, .. } = &reply else { return Ok(None) };
+    Ok(data.values().next().and_then(|value| text(value).parse().ok()))
+}
+
+/// Commands that the proxy itself needs, and that an ACL may deny.
+async fn examine_rights(wire: &mut Wire, findings: &mut Vec<String>) -> Result<(), Error> {
+    // A refused MULTI would let the commands after it run bare; DISCARD ends the trial.
+    for words in [["CLIENT", "ID"].as_slice(), &["MULTI"], &["DISCARD"]] {
+        let request: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+        if let OwnedFrame::SimpleError { data, .. } = wire.ask(&request).await? {
+            findings.push(format!("WARN  the server refuses {}: `{data}`", words.join(" ")));
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn text(frame: &OwnedFrame) -> String {
+    match frame {
+        OwnedFrame::BlobString { data, .. }
+        | OwnedFrame::SimpleString { data, .. }
+        | OwnedFrame::VerbatimString { data, .. } => String::from_utf8_lossy(data).into_owned(),
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,34 @@
+//! The clients' side: listeners, and a session for each client.
+//!
+//! - [`listener`]: sockets to listen on, accepting, and the choice of a worker.
+//! - [`clients`]: one worker's clients, and the handing out of replies.
+//! - [`session`]: one client: read, scan, route, forward or answer, write.
+//! - [`reply_queue`]: replies leave in the order of the requests. Pure.
+//! - [`state`]: what a client has set on its connection.
+//! - [`local`], [`refusal`]: what is answered here. Pure.
+
+mod clients;
+pub(crate) mod listener;
+mod local;
+mod refusal;
+mod reply_queue;
+mod session;
+mod state;
+
+use secrecy::SecretString;
+
+pub(crate) use clients::{Census, Clients};
+pub use listener::ListenAddress;
+
+/// Settings of the clients' side.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Vec<ListenAddress>,
+    /// Most clients of the process; the next gets an error.
+    pub max_clients: usize,
+    /// The password that clients must give; without one any is accepted.
+    pub password: Option<SecretString>,
+    /// Unread replies that a client may have, in bytes; beyond that it is disconnected.
+    pub output_limit: usize,
+}

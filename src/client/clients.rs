@@ -1,0 +1,216 @@
+//! One worker's clients: who is there, and the handing out of replies to them.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use secrecy::SecretString;
+use slab::Slab;
+
+use super::Config;
+use super::session::{Session, TURN_BYTES};
+use super::state::State;
+use crate::buffer::{ChunkPool, Memory};
+use crate::resp::request::Limits;
+use crate::transport::Transport;
+use crate::upstream::{ClientKey, InFlight, LaneKey, Outcome, Protocol, Replies, Upstream};
+
+/// A client that owes us the reading of more than this must make progress, in bytes.
+const SLOW_BACKLOG: usize = 1024 * 1024;
+
+/// How long such a client may take nothing at all, in ticks of 100 ms.
+const STALLED: u32 = 300;
+
+/// How long a session lingers after its last reply, in ticks of 100 ms.
+const LINGER: u32 = 10;
+
+/// What the sessions of a worker share: buffers, settings, and lists of those that need looking after.
+pub(super) struct Env {
+    pub(super) pool: ChunkPool,
+    /// Limits of a client's requests, and of those of one that has yet to say who it is.
+    pub(super) limits: Limits,
+    pub(super) stranger_limits: Limits,
+    pub(super) password: Option<SecretString>,
+    pub(super) output_limit: usize,
+    /// Borrowed by whoever reads.
+    pub(super) read_buffer: Box<[u8]>,
+    /// Requests rewritten in canonical form.
+    pub(super) rewritten: Vec<u8>,
+    /// A reply being built.
+    pub(super) reply: Vec<u8>,
+    pub(super) answer: Vec<u8>,
+    /// Tenths of a second since the worker began.
+    pub(super) tick: u32,
+    /// Sessions that wait for memory.
+    pub(super) thirsty: Vec<Waker>,
+    /// Sessions that linger, and since when.
+    pub(super) lingering: Vec<(ClientKey, u32)>,
+    /// Sessions with a backlog: bytes written and tick at the last progress.
+    slow: Vec<Slow>,
+}
+
+struct Slow {
+    key: ClientKey,
+    written: u64,
+    tick: u32,
+}
+
+impl Env {
+    /// Watches over the progress of a client that does not take its replies at once; each is told of once.
+    pub(super) fn watch(&mut self, key: ClientKey, written: u64) {
+        self.slow.push(Slow { key, written, tick: self.tick });
+    }
+
+    /// A backlog that is nobody's fault even when memory is short, in bytes.
+    pub(super) fn fair_backlog(&self) -> usize {
+        SLOW_BACKLOG
+    }
+}
+
+/// Counts that all workers and the listeners share.
+#[derive(Debug, Default)]
+pub(crate) struct Census {
+    /// Clients of the process.
+    pub(crate) clients: AtomicUsize,
+    /// The next CLIENT ID.
+    pub(crate) next_id: AtomicU64,
+}
+
+/// All clients of one worker.
+pub(crate) struct Clients {
+    sessions: Slab<Box<Session>>,
+    generation: u32,
+    /// Slots of the sessions that got something in this batch.
+    dirty: Vec<u32>,
+    env: Env,
+    census: Arc<Census>,
+    /// Clients of this worker, for the listeners' choice.
+    count: Arc<AtomicUsize>,
+}
+
+impl Clients {
+    pub(crate) fn new(config: &Config, memory: Arc<Memory>, census: Arc<Census>, count: Arc<AtomicUsize>) -> Self {
+        let env = Env {
+            pool: ChunkPool::new(memory),
+            limits: Limits::default(),
+            stranger_limits: Limits { authenticated: false, ..Limits::default() },
+            password: config.password.clone(),
+            output_limit: config.output_limit,
+            read_buffer: vec![0; TURN_BYTES].into_boxed_slice(),
+            rewritten: Vec::new(),
+            reply: Vec::new(),
+            answer: Vec::new(),
+            tick: 0,
+            thirsty: Vec::new(),
+            lingering: Vec::new(),
+            slow: Vec::new(),
+        };
+        Self { sessions: Slab::new(), generation: 0, dirty: Vec::new(), env, census, count }
+    }
+
+    /// Takes in a client, which was counted when it was accepted; it needs a task that drives it.
+    pub(crate) fn admit(&mut self, transport: Transport, upstream: &mut Upstream) -> ClientKey {
+        self.generation = self.generation.wrapping_add(1);
+        let database = upstream.shared().default_database();
+        let id = self.census.next_id.fetch_add(1, Ordering::Relaxed);
+        let state = State::new(id, database, self.env.password.is_none());
+        let lane = upstream.lane(LaneKey { database, protocol: Protocol::Resp2 });
+        let slot = self.sessions.vacant_entry();
+        let key = ClientKey { slot: u32::try_from(slot.key()).unwrap_or(u32::MAX), generation: self.generation };
+        slot.insert(Box::new(Session::new(key, transport, state, lane)));
+        key
+    }
+
+    /// One turn of a client's task; ready when the client is gone.
+    pub(crate) fn drive(&mut self, key: ClientKey, cx: &mut Context<'_>, upstream: &mut Upstream) -> Poll<()> {
+        let Some(session) = self.sessions.get_mut(key.slot as usize).filter(|session| session.key == key) else {
+            return Poll::Ready(());
+        };
+        if session.turn(cx, upstream, &mut self.env).is_pending() {
+            return Poll::Pending;
+        }
+        session.release(&mut self.env);
+        self.sessions.remove(key.slot as usize);
+        if self.sessions.is_empty() {
+            self.sessions = Slab::new();
+        }
+        self.forget_one();
+        Poll::Ready(())
+    }
+
+    /// Takes back the count of a client that could not be admitted.
+    pub(crate) fn forget_one(&self) {
+        self.census.clients.fetch_sub(1, Ordering::Relaxed);
+        self.count.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Housekeeping, ten times a second.
+    pub(crate) fn tick(&mut self) {
+        let env = &mut self.env;
+        env.tick += 1;
+        let tick = env.tick;
+        if !env.pool.memory().is_tight() {
+            env.thirsty.drain(..).for_each(Waker::wake);
+        }
+        if tick.is_multiple_of(10) {
+            env.pool.trim();
+        }
+        let sessions = &mut self.sessions;
+        env.lingering.retain(|(key, since)| {
+            let Some(session) = find(sessions, *key) else { return false };
+            if tick - since >= LINGER {
+                session.kill();
+            }
+            tick - since < LINGER
+        });
+        env.slow.retain_mut(|slow| {
+            let Some(session) = find(sessions, slow.key) else { return false };
+            if session.backlog() == 0 {
+                session.watched = false;
+                return false;
+            }
+            if session.written != slow.written || session.backlog() <= SLOW_BACKLOG {
+                (slow.written, slow.tick) = (session.written, tick);
+            } else if tick - slow.tick >= STALLED {
+                tracing::warn!(backlog = session.backlog(), "disconnecting a client that has stopped reading its replies");
+                session.kill();
+            }
+            true
+        });
+    }
+}
+
+fn find(sessions: &mut Slab<Box<Session>>, key: ClientKey) -> Option<&mut Session> {
+    sessions.get_mut(key.slot as usize).filter(|session| session.key == key).map(Box::as_mut)
+}
+
+impl Replies for Clients {
+    fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool) {
+        // A client that left has a tombstone here: its reply is dropped.
+        let Some(session) = find(&mut self.sessions, entry.client) else { return };
+        session.deliver(entry.muted, buffer, range, complete, &mut self.env);
+        if !session.dirty {
+            session.dirty = true;
+            self.dirty.push(entry.client.slot);
+        }
+    }
+
+    fn fail(&mut self, entry: InFlight, outcome: Outcome) {
+        let Some(session) = find(&mut self.sessions, entry.client) else { return };
+        session.fail(entry.muted, outcome, &mut self.env);
+        if !session.dirty {
+            session.dirty = true;
+            self.dirty.push(entry.client.slot);
+        }
+    }
+
+    fn flush(&mut self, buffer: &[u8]) {
+        for slot in self.dirty.drain(..) {
+            if let Some(session) = self.sessions.get_mut(slot as usize) {
+                session.dirty = false;
+                session.flush(buffer, &mut self.env);
+            }
+        }
+    }
+}

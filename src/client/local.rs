@@ -1,0 +1,326 @@
+//! Commands that are answered here: they concern the client's own connection, which the proxy terminates.
+//!
+//! They are answered in every state of the upstream, in the words of Redis. Wrong arguments are not judged here: such a
+//! request travels ([`Answer::Forward`]), so that the words are the server's — but only where the server is sure to
+//! refuse it without touching the state of the connection it came on.
+
+use redis_protocol::resp3::encode::complete::encode;
+use redis_protocol::resp3::types::{OwnedFrame, Resp3Frame};
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+
+use super::state::{Mute, State};
+use crate::command::route::Local;
+use crate::resp::build;
+use crate::resp::request::Args;
+use crate::upstream::{Identity, Protocol};
+
+/// What became of a request that is answered here.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// The reply is in the buffer.
+    Reply,
+    /// The reply is in the buffer, and is shown even if replies are muted.
+    Shown,
+    /// There is no reply.
+    Silent,
+    /// The arguments are wrong: forward it.
+    Forward,
+    /// Change to this database, if it exists.
+    Select(u32),
+    /// The reply is in the buffer, and the last one.
+    Quit,
+}
+
+/// What answering needs to know besides the client's own state.
+pub(super) struct Env<'a> {
+    /// The password clients must give, if any.
+    pub(super) password: Option<&'a SecretString>,
+    /// What the server says of itself.
+    pub(super) identity: &'a Identity,
+    /// The database of a client that has not chosen one.
+    pub(super) database: u32,
+    /// Peer and own address, for CLIENT INFO.
+    pub(super) addresses: &'a dyn Fn() -> (String, String),
+}
+
+const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
+const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
+const HELLO_NEEDS_AUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
+    <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
+    the same time";
+
+/// Answers `local`; `args` is the whole request, the name first. The reply is appended to `out`.
+pub(super) fn answer(local: Local, args: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>) -> Answer {
+    let count = args.len();
+    let mut rest = args;
+    rest.next();
+    match (local, count) {
+        (Local::Ping, 1) => build::simple("PONG", out),
+        (Local::Ping | Local::Echo, 2) => build::bulk(rest.next().unwrap_or_default(), out),
+        (Local::Select, 2) => {
+            return rest.next().and_then(database).map_or(Answer::Forward, Answer::Select);
+        }
+        (Local::Hello, _) => hello(rest, state, env, out),
+        (Local::Auth, 2 | 3) => auth(rest, state, env, out),
+        (Local::Quit, _) => {
+            build::simple("OK", out);
+            return Answer::Quit;
+        }
+        (Local::Reset, 1) => {
+            state.reset(env.database, env.password.is_none());
+            build::simple("RESET", out);
+        }
+        (Local::ClientId, 2) => build::integer(state.id, out),
+        (Local::ClientGetName, 2) => get_name(state, out),
+        (Local::ClientInfo, 2) => info(state, env, out),
+        (Local::ClientSetName, 3) => set_name(rest.nth(1).unwrap_or_default(), state, out),
+        (Local::ClientSetInfo, 4) => set_info(rest, state, out),
+        (Local::ClientReply, 3) => return reply(rest.nth(1).unwrap_or_default(), state, out),
+        (Local::ClientNoEvict | Local::ClientNoTouch, 3) => {
+            return switch(rest.nth(1).unwrap_or_default(), local, out);
+        }
+        _ => return Answer::Forward,
+    }
+    Answer::Reply
+}
+
+/// A database number as Redis writes them; everything else the server refuses.
+fn database(text: &[u8]) -> Option<u32> {
+    let number: i32 = std::str::from_utf8(text).ok()?.parse().ok()?;
+    // `+1` and `01` are numbers to Rust, but not to Redis.
+    let canonical = number.to_string().as_bytes() == text;
+    canonical.then_some(number).and_then(|number| u32::try_from(number).ok())
+}
+
+fn auth(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>) {
+    let (user, password) = match (rest.next(), rest.next()) {
+        (Some(user), Some(password)) => (user, password),
+        (Some(password), None) => (b"default".as_slice(), password),
+        _ => (b"".as_slice(), b"".as_slice()),
+    };
+    if is_welcome(user, password, env) {
+        state.authenticated = true;
+        build::simple("OK", out);
+    } else {
+        build::error(WRONG_PASSWORD, out);
+    }
+}
+
+/// Without a password of our own anybody is who they say: the app's URL may still carry the server's credentials.
+/// Compared in constant time, so that the answer's delay tells nothing.
+fn is_welcome(user: &[u8], password: &[u8], env: &Env<'_>) -> bool {
+    let Some(expected) = env.password else { return true };
+    let right = expected.expose_secret().as_bytes().ct_eq(password);
+    bool::from(right) && user == b"default"
+}
+
+/// HELLO [version [AUTH user password] [SETNAME name]]: nothing changes unless all of it is right.
+fn hello(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>) {
+    let protocol = match rest.next() {
+        None => state.protocol,
+        Some(b"2") => Protocol::Resp2,
+        Some(b"3") => Protocol::Resp3,
+        Some(other) if is_integer(other) => return build::error("NOPROTO unsupported protocol version", out),
+        Some(_) => return build::error("ERR Protocol version is not an integer or out of range", out),
+    };
+    let (mut login, mut name) = (None, None);
+    while let Some(option) = rest.next() {
+        if option.eq_ignore_ascii_case(b"auth") && rest.len() >= 2 {
+            login = rest.next().zip(rest.next());
+        } else if option.eq_ignore_ascii_case(b"setname") && rest.len() >= 1 {
+            name = rest.next();
+        } else {
+            let option = String::from_utf8_lossy(option).into_owned();
+            return build::error(&format!("ERR Syntax error in HELLO option '{option}'"), out);
+        }
+    }
+    if let Some((user, password)) = login {
+        if !is_welcome(user, password, env) {
+            return build::error(WRONG_PASSWORD, out);
+        }
+        state.authenticated = true;
+    }
+    if !state.authenticated {
+        return build::error(HELLO_NEEDS_AUTH, out);
+    }
+    if let Some(name) = name {
+        if !is_printable(name) {
+            return build::error(BAD_NAME, out);
+        }
+        state.name = name.into();
+    }
+    state.protocol = protocol;
+    greet(state, env.identity, out);
+}
+
+fn is_integer(text: &[u8]) -> bool {
+    std::str::from_utf8(text).is_ok_and(|text| text.parse::<i64>().is_ok_and(|number| number.to_string() == text))
+}
+
+/// The reply to HELLO: what the upstream server says of itself, but for what belongs to this connection.
+fn greet(state: &State, identity: &Identity, out: &mut Vec<u8>) {
+    let known = identity.greeting();
+    let assumed;
+    let fields = match &known {
+        Some(fields) => fields.as_slice(),
+        None => {
+            assumed = unseen();
+            &assumed
+        }
+    };
+    let resp3 = state.protocol == Protocol::Resp3;
+    let count = fields.len();
+    build::aggregate(if resp3 { b'%' } else { b'*' }, if resp3 { count } else { 2 * count }, out);
+    for (key, value) in fields {
+        render(key, resp3, out);
+        match text(key) {
+            Some(b"proto") => build::integer(if resp3 { 3 } else { 2 }, out),
+            Some(b"id") => build::integer(state.id, out),
+            _ => render(value, resp3, out),
+        }
+    }
+}
+
+/// What we claim to be before the first contact.
+fn unseen() -> Vec<(OwnedFrame, OwnedFrame)> {
+    let string = |text: &str| OwnedFrame::BlobString { data: text.into(), attributes: None };
+    let number = OwnedFrame::Number { data: 0, attributes: None };
+    vec![
+        (string("server"), string("redis")),
+        (string("version"), string("7.4.0")),
+        (string("proto"), number.clone()),
+        (string("id"), number),
+        (string("mode"), string("standalone")),
+        (string("role"), string("master")),
+        (string("modules"), OwnedFrame::Array { data: Vec::new(), attributes: None }),
+    ]
+}
+
+fn text(frame: &OwnedFrame) -> Option<&[u8]> {
+    match frame {
+        OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => Some(data),
+        _ => None,
+    }
+}
+
+/// Appends a decoded value; for RESP2 maps become flat arrays, as Redis does it.
+fn render(frame: &OwnedFrame, resp3: bool, out: &mut Vec<u8>) {
+    match frame {
+        OwnedFrame::Array { data, .. } => {
+            build::aggregate(b'*', data.len(), out);
+            data.iter().for_each(|item| render(item, resp3, out));
+        }
+        OwnedFrame::Map { data, .. } => {
+            build::aggregate(if resp3 { b'%' } else { b'*' }, if resp3 { data.len() } else { 2 * data.len() }, out);
+            for (key, value) in data {
+                render(key, resp3, out);
+                render(value, resp3, out);
+            }
+        }
+        OwnedFrame::Null if !resp3 => out.extend_from_slice(b"$-1\r\n"),
+        leaf => {
+            let start = out.len();
+            out.resize(start + leaf.encode_len(false), 0);
+            let written = encode(out.get_mut(start..).unwrap_or_default(), leaf, false);
+            out.truncate(start + written.unwrap_or(0));
+        }
+    }
+}
+
+fn get_name(state: &State, out: &mut Vec<u8>) {
+    match (state.name.is_empty(), state.protocol) {
+        (false, _) => build::bulk(&state.name, out),
+        (true, Protocol::Resp2) => out.extend_from_slice(b"$-1\r\n"),
+        (true, Protocol::Resp3) => out.extend_from_slice(b"_\r\n"),
+    }
+}
+
+fn set_name(name: &[u8], state: &mut State, out: &mut Vec<u8>) {
+    if is_printable(name) {
+        state.name = name.into();
+        build::simple("OK", out);
+    } else {
+        build::error(BAD_NAME, out);
+    }
+}
+
+/// CLIENT SETINFO is new in Redis 7.2; libraries send it to any server and we keep it for any.
+fn set_info(mut rest: Args<'_>, state: &mut State, out: &mut Vec<u8>) {
+    let (attribute, value) = (rest.nth(1).unwrap_or_default(), rest.next().unwrap_or_default());
+    let field = if attribute.eq_ignore_ascii_case(b"lib-name") {
+        &mut state.library.0
+    } else if attribute.eq_ignore_ascii_case(b"lib-ver") {
+        &mut state.library.1
+    } else {
+        let attribute = String::from_utf8_lossy(attribute).into_owned();
+        return build::error(&format!("ERR Unrecognized option '{attribute}'"), out);
+    };
+    if is_printable(value) {
+        *field = value.into();
+        build::simple("OK", out);
+    } else {
+        let attribute = String::from_utf8_lossy(attribute).into_owned();
+        build::error(&format!("ERR {attribute} cannot contain spaces, newlines or special characters."), out);
+    }
+}
+
+/// What Redis allows in names: `!` to `~`.
+fn is_printable(name: &[u8]) -> bool {
+    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+}
+
+/// CLIENT REPLY is never forwarded: the replies of others are on the same connection.
+fn reply(mode: &[u8], state: &mut State, out: &mut Vec<u8>) -> Answer {
+    if mode.eq_ignore_ascii_case(b"on") {
+        state.mute = Mute::Off;
+        build::simple("OK", out);
+        Answer::Shown
+    } else if mode.eq_ignore_ascii_case(b"off") {
+        state.mute = Mute::On;
+        Answer::Silent
+    } else if mode.eq_ignore_ascii_case(b"skip") {
+        if state.mute != Mute::On {
+            state.mute = Mute::Next;
+        }
+        Answer::Silent
+    } else {
+        Answer::Forward
+    }
+}
+
+/// NO-EVICT and NO-TOUCH: off is how every shared connection is; on would need a connection of one's own.
+fn switch(mode: &[u8], local: Local, out: &mut Vec<u8>) -> Answer {
+    if mode.eq_ignore_ascii_case(b"off") {
+        build::simple("OK", out);
+        Answer::Reply
+    } else if mode.eq_ignore_ascii_case(b"on") {
+        let name = if local == Local::ClientNoEvict { "CLIENT NO-EVICT ON" } else { "CLIENT NO-TOUCH ON" };
+        build::error(&super::refusal::needs_own_connection(name), out);
+        Answer::Reply
+    } else {
+        Answer::Forward
+    }
+}
+
+/// CLIENT INFO, in the form of redis-server 7.2 and with what is true of a client of the proxy.
+fn info(state: &State, env: &Env<'_>, out: &mut Vec<u8>) {
+    let (peer, local) = (env.addresses)();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let line = format!(
+        "id={} addr={peer} laddr={local} fd=-1 name={} age={} idle=0 flags=N db={} sub=0 psub=0 ssub=0 multi=-1 qbuf=0 \
+         qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=client|info \
+         user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
+        state.id,
+        text(&state.name),
+        state.since.elapsed().as_secs(),
+        state.database,
+        if state.protocol == Protocol::Resp3 { 3 } else { 2 },
+        text(&state.library.0),
+        text(&state.library.1),
+    );
+    match state.protocol {
+        Protocol::Resp2 => build::bulk(line.as_bytes(), out),
+        Protocol::Resp3 => build::verbatim(line.as_bytes(), out),
+    }
+}

@@ -1,0 +1,325 @@
+//! Configuration: what was typed ([`Args`]) and what is meant ([`Config`], checked, with all defaults filled in).
+//!
+//! Every flag has a twin in the environment (`--pool-size`, `OUTRIGGER_POOL_SIZE`); the flag wins. Errors name both, and
+//! say what to do. Each part of the program owns its own settings; this file sits above them and fills them in.
+
+use std::fmt;
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use percent_encoding::percent_decode_str;
+use secrecy::SecretString;
+use url::{Host, Url};
+
+use crate::client::{self, ListenAddress};
+use crate::upstream::{self, Address, Target};
+
+/// Where Redis listens unless the URL says otherwise.
+const REDIS_PORT: u16 = 6379;
+
+/// A Redis sidecar: point REDIS_URL at it, and it holds a few connections to the real Redis for all clients.
+#[derive(Debug, Parser)]
+#[command(name = "outrigger", version, max_term_width = 100, subcommand_negates_reqs = true)]
+pub struct Args {
+    /// What to do instead of serving.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// Settings, the same for serving and for `check`.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check the configuration and the upstream: dial once, say what was found, and what will hurt.
+    Check(Settings),
+}
+
+/// Settings as typed.
+#[derive(Debug, clap::Args)]
+pub struct Settings {
+    /// The real Redis: redis://[[user]:password@]host[:port][/database] or unix:///path/to/socket[?db=N].
+    #[arg(long, env = "OUTRIGGER_UPSTREAM", value_name = "URL", required = true, hide_env_values = true)]
+    pub upstream: Option<String>,
+
+    /// File that holds the upstream's password; wins over the one in the URL.
+    #[arg(long, env = "OUTRIGGER_UPSTREAM_PASSWORD_FILE", value_name = "FILE")]
+    pub upstream_password_file: Option<PathBuf>,
+
+    /// Address for clients: IP:PORT or unix:/path. May be given several times.
+    #[arg(
+        long,
+        env = "OUTRIGGER_LISTEN",
+        value_name = "ADDR",
+        value_delimiter = ',',
+        default_values = ["127.0.0.1:6379", "[::1]:6379"]
+    )]
+    pub listen: Vec<String>,
+
+    /// Listen on addresses that other machines can reach although no password is set.
+    #[arg(long, env = "OUTRIGGER_INSECURE_LISTEN")]
+    pub insecure_listen: bool,
+
+    /// File that holds the password clients must give; without one, any is accepted.
+    #[arg(long, env = "OUTRIGGER_PASSWORD_FILE", value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+
+    /// Most upstream connections of the whole process.
+    #[arg(long, env = "OUTRIGGER_POOL_SIZE", value_name = "N", default_value_t = 20)]
+    pub pool_size: usize,
+
+    /// Worker threads. [default: 1, or 2 where the CPU quota is 2 or more]
+    #[arg(long, env = "OUTRIGGER_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+
+    /// Most clients; the next gets an error.
+    #[arg(long, env = "OUTRIGGER_MAX_CLIENTS", value_name = "N", default_value_t = 10_000)]
+    pub max_clients: usize,
+
+    /// Time for dialling the upstream and its handshake together: 500ms, 2s.
+    #[arg(long, env = "OUTRIGGER_CONNECT_TIMEOUT", value_name = "TIME", default_value = "2s", value_parser = duration)]
+    pub connect_timeout: Duration,
+
+    /// Unread replies a client may have before it is disconnected: 64MiB, 1048576.
+    #[arg(long, env = "OUTRIGGER_CLIENT_OUTPUT_LIMIT", value_name = "BYTES", default_value = "64MiB", value_parser = size)]
+    pub client_output_limit: usize,
+
+    /// Memory for buffers of all clients and upstream connections together. [default: half the cgroup's limit, else 256MiB]
+    #[arg(long, env = "OUTRIGGER_MEMORY_LIMIT", value_name = "BYTES", value_parser = size)]
+    pub memory_limit: Option<usize>,
+
+    /// Databases that SELECT accepts unseen while the upstream cannot be asked.
+    #[arg(long, env = "OUTRIGGER_DATABASES", value_name = "N", default_value_t = 16)]
+    pub databases: u32,
+
+    /// Form of the log on standard error. [default: text on a terminal, json elsewhere]
+    #[arg(long, env = "OUTRIGGER_LOG_FORMAT", value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+
+    /// What to log: error, warn, info, debug, trace, or directives such as outrigger=debug.
+    #[arg(long, env = "OUTRIGGER_LOG", value_name = "LEVEL", default_value = "info")]
+    pub log: String,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Everything the program needs to know, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The clients' side.
+    pub clients: client::Config,
+    /// The upstream side.
+    pub upstream: upstream::Config,
+    /// Worker threads.
+    pub workers: usize,
+    /// Budget for buffers, in bytes.
+    pub memory_limit: usize,
+    /// Form of the log.
+    pub log_format: LogFormat,
+    /// What to log.
+    pub log: String,
+}
+
+/// What is wrong with the configuration, and how to mend it.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Error {
+    flag: &'static str,
+    problem: String,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variable = self.flag.replace('-', "_").to_uppercase();
+        write!(f, "--{} (OUTRIGGER_{variable}): {}", self.flag, self.problem)
+    }
+}
+
+impl std::error::Error for Error {}
+
+fn wrong(flag: &'static str, problem: impl Into<String>) -> Error {
+    Error { flag, problem: problem.into() }
+}
+
+impl Settings {
+    /// Makes sense of what was typed.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn resolve(&self) -> Result<Config, Error> {
+        let url = self.upstream.as_deref().unwrap_or_default();
+        let mut target = target(url)?;
+        if let Some(file) = &self.upstream_password_file {
+            target.password = Some(secret("upstream-password-file", file)?);
+        }
+        let password = self.password_file.as_deref().map(|file| secret("password-file", file)).transpose()?;
+        let workers = self.workers.unwrap_or_else(default_workers);
+        if !(1..=256).contains(&workers) {
+            return Err(wrong("workers", format!("`{workers}` is not between 1 and 256")));
+        }
+        if self.pool_size < 2 * workers {
+            let least = 2 * workers;
+            let problem = format!("`{}` is too small for {workers} workers: give at least {least}", self.pool_size);
+            return Err(wrong("pool-size", problem));
+        }
+        if self.max_clients == 0 {
+            return Err(wrong("max-clients", "`0` would refuse everybody: give at least 1"));
+        }
+        Ok(Config {
+            clients: client::Config {
+                listen: self.addresses(password.is_some())?,
+                max_clients: self.max_clients,
+                password,
+                output_limit: self.client_output_limit,
+            },
+            upstream: upstream::Config {
+                target,
+                pool_size: self.pool_size,
+                connect_timeout: self.connect_timeout,
+                databases: self.databases,
+                workers,
+                host: host_name(),
+            },
+            workers,
+            memory_limit: self.memory_limit.unwrap_or_else(default_memory),
+            log_format: self.log_format.unwrap_or_else(default_log_format),
+            log: self.log.clone(),
+        })
+    }
+
+    /// The addresses to listen on, none of which may be open to strangers by accident.
+    fn addresses(&self, has_password: bool) -> Result<Vec<ListenAddress>, Error> {
+        let parse = |text: &String| {
+            let address = if let Some(path) = text.strip_prefix("unix:") {
+                ListenAddress::Unix(path.into())
+            } else {
+                let problem = || {
+                    wrong("listen", format!("`{text}` is neither IP:PORT, such as 127.0.0.1:6379 or [::1]:6379, nor unix:/path"))
+                };
+                ListenAddress::Tcp(text.parse().map_err(|_| problem())?)
+            };
+            if address.is_local() || has_password || self.insecure_listen {
+                return Ok(address);
+            }
+            Err(wrong(
+                "listen",
+                format!(
+                    "`{text}` can be reached from other machines, and no password is set: set one with --password-file \
+                     (OUTRIGGER_PASSWORD_FILE), listen on 127.0.0.1, or accept the risk with --insecure-listen \
+                     (OUTRIGGER_INSECURE_LISTEN=true)"
+                ),
+            ))
+        };
+        self.listen.iter().map(parse).collect()
+    }
+}
+
+/// The upstream's URL taken apart.
+fn target(text: &str) -> Result<Target, Error> {
+    const FORM: &str = "give redis://[[user]:password@]host[:port][/database] or unix:///path/to/socket";
+    // The URL may hold a password, so the error must not repeat it.
+    let url = Url::parse(text).map_err(|error| wrong("upstream", format!("not a URL ({error}): {FORM}")))?;
+    let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let (address, database) = match url.scheme() {
+        "redis" => {
+            let host = match url.host() {
+                Some(Host::Domain(name)) if !name.is_empty() => decode(name),
+                Some(Host::Ipv4(address)) => address.to_string(),
+                Some(Host::Ipv6(address)) => address.to_string(),
+                Some(Host::Domain(_)) | None => return Err(wrong("upstream", format!("no host in the URL: {FORM}"))),
+            };
+            (Address::Tcp(ip_or_name(host), url.port().unwrap_or(REDIS_PORT)), url.path().trim_matches('/').to_owned())
+        }
+        "unix" | "redis+unix" => {
+            let query = url.query_pairs().find(|(name, _)| name == "db").map(|(_, value)| value.into_owned());
+            (Address::Unix(decode(url.path()).into()), query.unwrap_or_default())
+        }
+        "rediss" => return Err(wrong("upstream", "TLS (rediss://) is not supported yet: use redis:// or unix://")),
+        other => return Err(wrong("upstream", format!("unknown scheme `{other}`: {FORM}"))),
+    };
+    let database = match database.as_str() {
+        "" => 0,
+        number => number.parse().map_err(|_| wrong("upstream", format!("`{number}` is not a database number: {FORM}")))?,
+    };
+    let username = Some(decode(url.username())).filter(|name| !name.is_empty());
+    let password = url.password().map(|password| SecretString::from(decode(password)));
+    Ok(Target { address, username, password, database })
+}
+
+/// An IPv6 address keeps its brackets in URLs of schemes that the URL standard does not know.
+fn ip_or_name(host: String) -> String {
+    host.trim_start_matches('[').trim_end_matches(']').to_owned()
+}
+
+/// The first line of a file, which must not be empty.
+fn secret(flag: &'static str, file: &Path) -> Result<SecretString, Error> {
+    let shown = file.display();
+    let text = fs::read_to_string(file).map_err(|error| wrong(flag, format!("cannot read `{shown}`: {error}")))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(wrong(flag, format!("`{shown}` is empty: write the password into it"))),
+        secret => Ok(SecretString::from(secret)),
+    }
+}
+
+/// `500ms`, `2s`, `1m`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed = text.parse::<humantime::Duration>().map(Duration::from).ok();
+    parsed
+        .filter(|time| !time.is_zero())
+        .ok_or_else(|| "give a time with its unit, such as 500ms or 2s, longer than nothing".to_owned())
+}
+
+/// Bytes, with `KiB`, `MiB` or `GiB` if wanted.
+fn size(text: &str) -> Result<usize, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match text.get(digits.len()..).unwrap_or_default().to_ascii_lowercase().as_str() {
+        "" | "b" => Some(1),
+        "k" | "kb" | "kib" => Some(1 << 10),
+        "m" | "mb" | "mib" => Some(1 << 20),
+        "g" | "gb" | "gib" => Some(1 << 30),
+        _ => None,
+    };
+    let bytes = unit.zip(digits.parse::<usize>().ok()).and_then(|(unit, number)| number.checked_mul(unit));
+    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "give a number of bytes, such as 1048576, 512KiB or 64MiB".to_owned())
+}
+
+/// One worker, two where the CPU quota allows: a sidecar should not take what the app is paid for.
+fn default_workers() -> usize {
+    // `available_parallelism` minds the cgroup's quota.
+    if std::thread::available_parallelism().is_ok_and(|cores| cores.get() >= 2) && has_cpu_quota() { 2 } else { 1 }
+}
+
+/// True if a cgroup limits our CPU time: then the number of cores is what was given to us, not what the machine has.
+fn has_cpu_quota() -> bool {
+    fs::read_to_string("/sys/fs/cgroup/cpu.max").is_ok_and(|text| !text.starts_with("max"))
+        || fs::read_to_string("/sys/fs/cgroup/cpu/cpu.cfs_quota_us").is_ok_and(|text| !text.starts_with('-'))
+}
+
+/// Half of the cgroup's memory limit, or 256 MiB where there is none.
+fn default_memory() -> usize {
+    const UNLIMITED: usize = 256 << 20;
+    let files = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"];
+    let limit = files.iter().find_map(|file| fs::read_to_string(file).ok()?.trim().parse::<usize>().ok());
+    // Version 1 writes a number near the largest for "no limit".
+    limit.filter(|bytes| *bytes < 1 << 50).map_or(UNLIMITED, |bytes| bytes / 2)
+}
+
+fn default_log_format() -> LogFormat {
+    if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json }
+}
+
+/// Our host's name, which in a pod is the pod's; without characters that CLIENT SETNAME refuses.
+fn host_name() -> String {
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    name.trim().chars().filter(|c| c.is_ascii_graphic()).collect()
+}

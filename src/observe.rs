@@ -1,0 +1,5 @@
+//! What the proxy shows of itself.
+//!
+//! - [`log`]: the log, on standard error.
+
+pub mod log;

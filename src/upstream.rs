@@ -1,0 +1,639 @@
+//! One worker's side towards Redis: its lanes and their connections.
+//!
+//! A session asks for a connection ([`Upstream::reserve`]) and then sends on it ([`Upstream::send`]); the task of the
+//! connection writes, reads, and hands the replies to whoever implements [`Replies`] ([`Upstream::drive`]). Connections
+//! are made on demand by short-lived tasks, whose results come back as an [`Event`].
+//!
+//! Sharing few connections among many lanes: a lane that has no connection and finds no permit takes over an idle one
+//! of this worker, else it queues. While one queues, connections that have served their lane for [`QUANTUM`] are
+//! withdrawn, come to rest within the time of their last requests, and are switched to the lane that waited longest (or
+//! closed, if it is another worker that waits and this one holds more than its share). So every lane is served in turn,
+//! however small the pool.
+//!
+//! What this module does not know: clients (only keys and wakers), commands, and other workers (only permits).
+
+pub(crate) mod connect;
+mod connection;
+mod error;
+mod lane;
+mod pool;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep};
+
+pub use connect::{Address, Identity, Target};
+pub(crate) use connect::{LaneKey, Protocol};
+use connection::{Connection, READ_BUFFER};
+pub(crate) use connection::{ClientKey, InFlight, Outcome, Replies};
+pub(crate) use error::{Error, MAY_HAVE_RUN, NOT_SENT};
+use lane::Lane;
+pub(crate) use lane::{ConnectionId, LaneId, Use};
+use pool::{Permit, Permits};
+
+use crate::buffer::{ChunkPool, Memory};
+use crate::transport::Transport;
+
+/// From so many requests in flight on it, a lane gets one more connection.
+const GROW_AT: usize = 512;
+
+/// How long a connection serves its lane before it is given to another that waits.
+const QUANTUM: Duration = Duration::from_millis(10);
+
+/// Lanes a worker may have; a server with more than half as many databases has not been met.
+const MAX_LANES: usize = 4096;
+
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
+/// An idle connection is asked PING this often, so that neither side nor a firewall between forgets it.
+const PING_AFTER: Duration = Duration::from_secs(10);
+
+/// An idle connection is closed after this long, but for the worker's last.
+const RETIRE_AFTER: Duration = Duration::from_secs(60);
+
+/// Bounds of the pause after a failed attempt: it doubles from the first to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+/// Dials under way at once in the whole process.
+const DIALS: usize = 2;
+
+/// Settings of the upstream side.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where Redis is.
+    pub target: Target,
+    /// Most upstream connections of the process.
+    pub pool_size: usize,
+    /// Dial and handshake together.
+    pub connect_timeout: Duration,
+    /// Databases that are accepted unseen while Redis cannot be asked: 0 to this, exclusive.
+    pub databases: u32,
+    /// Workers that share the pool.
+    pub workers: usize,
+    /// Our host's name, as CLIENT LIST on the server shows it.
+    pub host: String,
+}
+
+/// What all workers share.
+pub(crate) struct Shared {
+    config: Config,
+    permits: Arc<Permits>,
+    dials: Semaphore,
+    identity: Identity,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config) -> Arc<Self> {
+        let permits = Permits::new(config.pool_size);
+        Arc::new(Self { permits, dials: Semaphore::new(DIALS), identity: Identity::default(), config })
+    }
+
+    /// What the server said of itself, once it was reached.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The database of a client that never said SELECT.
+    pub(crate) fn default_database(&self) -> u32 {
+        self.config.target.database
+    }
+
+    /// Databases that are accepted unseen while Redis cannot be asked: 0 to this, exclusive.
+    pub(crate) fn databases(&self) -> u32 {
+        self.config.databases
+    }
+
+    /// Connections a worker may keep while another waits for a permit.
+    fn fair_share(&self) -> usize {
+        (self.permits.total() / self.config.workers.max(1)).max(1)
+    }
+}
+
+/// What comes back to a worker from the tasks that make connections, and from other workers.
+pub(crate) enum Event {
+    /// An attempt to get a connection for a lane ended.
+    Made { lane: LaneId, usage: Use, result: Result<(Transport, Permit), Error> },
+    /// A permit came free for this worker.
+    Permit(Permit),
+    /// A lane has waited for a quantum: time to look whose connection it gets.
+    Rotate,
+}
+
+/// The answer to [`Upstream::reserve`].
+pub(crate) enum Reserve {
+    /// Send on this one, before anything else happens.
+    Ready(ConnectionId),
+    /// Not now; the waker is called when asking again makes sense.
+    Wait,
+    /// No connection is to be had now.
+    Unavailable(Error),
+}
+
+/// What a session wants a connection for.
+#[derive(Clone, Copy)]
+pub(crate) struct Want {
+    /// Who asks.
+    pub(crate) client: ClientKey,
+    /// The lane of its database and protocol.
+    pub(crate) lane: LaneId,
+    /// The connection that holds its unanswered requests, if it has any: it must be that one.
+    pub(crate) bound: Option<ConnectionId>,
+    /// What the request needs, minded only when the client is free to choose.
+    pub(crate) usage: Use,
+}
+
+struct Entry {
+    connection: Connection,
+    serial: u64,
+    lane: LaneId,
+}
+
+/// One worker's upstream connections.
+pub(crate) struct Upstream {
+    shared: Arc<Shared>,
+    worker: usize,
+    events: mpsc::UnboundedSender<Event>,
+    lanes: Vec<Lane>,
+    by_key: HashMap<LaneKey, LaneId>,
+    connections: Slab<Entry>,
+    serial: u64,
+    /// Lanes that wait for a connection somebody gives up, first come, first served.
+    starved: VecDeque<LaneId>,
+    /// This worker waits in the process-wide queue for permits.
+    queued: bool,
+    /// A look at whose turn it is is planned.
+    rotating: bool,
+    /// Connections withdrawn and not yet at rest.
+    withdrawn: usize,
+    /// Consecutive failed attempts.
+    failures: u32,
+    /// The lowest database number that the server said is out of its range, and its words.
+    beyond: Option<(u32, Error)>,
+    pool: ChunkPool,
+    buffer: Box<[u8]>,
+    now: Instant,
+}
+
+impl Upstream {
+    /// No connections yet; results of attempts are sent to `events`, for [`Upstream::handle`].
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        worker: usize,
+        memory: Arc<Memory>,
+        events: mpsc::UnboundedSender<Event>,
+    ) -> Self {
+        Self {
+            beyond: None,
+            pool: ChunkPool::new(memory),
+            shared,
+            worker,
+            events,
+            lanes: Vec::new(),
+            by_key: HashMap::new(),
+            connections: Slab::new(),
+            serial: 0,
+            starved: VecDeque::new(),
+            queued: false,
+            rotating: false,
+            withdrawn: 0,
+            failures: 0,
+            buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            now: Instant::now(),
+        }
+    }
+
+    /// What all workers share.
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.shared
+    }
+
+    /// The lane of a database and protocol.
+    pub(crate) fn lane(&mut self, key: LaneKey) -> LaneId {
+        *self.by_key.entry(key).or_insert_with(|| {
+            self.lanes.push(Lane::new(key));
+            self.lanes.len() - 1
+        })
+    }
+
+    /// True if a connection of this database was made before, so that it is known to exist.
+    pub(crate) fn knows_database(&self, database: u32) -> bool {
+        self.lanes.iter().any(|lane| lane.proven && lane.key.database == database)
+    }
+
+    /// Finds a connection of a lane whose database was not seen before: like [`Upstream::reserve`], but the server's
+    /// refusal is remembered, so that asking for databases that do not exist costs it nothing.
+    pub(crate) fn try_database(&mut self, key: LaneKey, client: ClientKey, waker: &Waker) -> Reserve {
+        match &self.beyond {
+            Some((lowest, error)) if key.database >= *lowest => return Reserve::Unavailable(error.clone()),
+            _ if self.lanes.len() >= MAX_LANES => {
+                return Reserve::Unavailable(Error::Database("ERR too many databases in use".to_owned()));
+            }
+            _ => {}
+        }
+        let lane = self.lane(key);
+        self.reserve(Want { client, lane, bound: None, usage: Use::Normal }, waker)
+    }
+
+    /// True if the connection belongs to that lane.
+    pub(crate) fn is_of_lane(&self, id: ConnectionId, lane: LaneId) -> bool {
+        self.connections.get(id.slot).is_some_and(|entry| entry.serial == id.serial && entry.lane == lane)
+    }
+
+    /// Finds the connection for a client's next request.
+    pub(crate) fn reserve(&mut self, want: Want, waker: &Waker) -> Reserve {
+        if let Some(id) = want.bound {
+            return match self.connection(id) {
+                Some(connection) if connection.has_room() => Reserve::Ready(id),
+                Some(connection) => {
+                    connection.wait(want.client, waker);
+                    Reserve::Wait
+                }
+                // Cannot happen: a connection that goes answers its clients first, and they are free then.
+                None => Reserve::Unavailable(Error::Closed),
+            };
+        }
+        let Some(best) = self.least_loaded(want.lane, want.usage) else {
+            return self.need(want, waker);
+        };
+        self.grow(want, best);
+        match self.connection(best) {
+            Some(connection) if connection.has_room() => Reserve::Ready(best),
+            Some(connection) => {
+                connection.wait(want.client, waker);
+                Reserve::Wait
+            }
+            None => Reserve::Unavailable(Error::Closed),
+        }
+    }
+
+    /// Sends a request on a connection that [`Upstream::reserve`] has just named; its bytes are copied.
+    pub(crate) fn send(&mut self, id: ConnectionId, client: ClientKey, muted: bool, request: &[u8]) {
+        if let Some(entry) = self.connections.get_mut(id.slot).filter(|entry| entry.serial == id.serial) {
+            entry.connection.send(client, muted, request, &mut self.pool);
+        }
+    }
+
+    /// As [`Upstream::send`] for a large request, which is not copied.
+    pub(crate) fn send_owned(&mut self, id: ConnectionId, client: ClientKey, muted: bool, request: Vec<u8>) {
+        if let Some(connection) = self.connection(id) {
+            connection.send_owned(client, muted, request);
+        }
+    }
+
+    /// One turn of a connection's task; ready when the connection is no more.
+    pub(crate) fn drive(
+        &mut self,
+        id: ConnectionId,
+        cx: &mut Context<'_>,
+        clients: &mut impl Replies,
+    ) -> Poll<()> {
+        self.now = Instant::now();
+        let now = self.now;
+        let Some(entry) = self.connections.get_mut(id.slot).filter(|entry| entry.serial == id.serial) else {
+            return Poll::Ready(());
+        };
+        if let Err(error) = entry.connection.turn(cx, &mut self.buffer, &mut self.pool, clients, now) {
+            self.lose(id, &error, clients);
+            return Poll::Ready(());
+        }
+        if self.withdrawn > 0 {
+            self.hand_over_if_at_rest(id);
+        }
+        Poll::Pending
+    }
+
+    /// Handles what a task or another worker sent. A new connection is returned: it needs a task that drives it.
+    pub(crate) fn handle(&mut self, event: Event) -> Option<ConnectionId> {
+        self.now = Instant::now();
+        match event {
+            Event::Made { lane, usage, result: Ok((transport, permit)) } => {
+                self.failures = 0;
+                Some(self.install(lane, usage, transport, permit))
+            }
+            Event::Made { lane, result: Err(error), .. } => {
+                self.attempt_failed(lane, error);
+                None
+            }
+            Event::Permit(permit) => {
+                self.queued = false;
+                if let Some(lane) = self.next_starved() {
+                    self.dial(lane, Use::Normal, permit);
+                    self.queue_for_permit();
+                }
+                None
+            }
+            Event::Rotate => {
+                self.rotating = false;
+                self.rotate();
+                None
+            }
+        }
+    }
+
+    /// Housekeeping, several times a second: PINGs, retirement, and connections that another worker needs.
+    pub(crate) fn tick(&mut self) {
+        self.now = Instant::now();
+        let now = self.now;
+        let mut spare = self.connections.len().saturating_sub(1);
+        for id in self.ids() {
+            let Some(connection) = self.connection(id).filter(|connection| connection.is_at_rest()) else { continue };
+            if spare > 0 && now.saturating_duration_since(connection.used()) >= RETIRE_AFTER {
+                spare -= 1;
+                self.discard(id);
+            } else if now.saturating_duration_since(connection.active()) >= PING_AFTER {
+                self.send(id, ClientKey::NOBODY, true, PING);
+            }
+        }
+        if self.shared.permits.is_wanted() {
+            self.rotate();
+        }
+        self.pool.trim();
+    }
+
+    /// Makes the first connection at start, so that the first client finds one and we learn who the server is.
+    pub(crate) fn warm_up(&mut self, key: LaneKey) {
+        let lane = self.lane(key);
+        self.obtain(lane, Use::Normal);
+    }
+
+    fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
+        self.connections.get_mut(id.slot).filter(|entry| entry.serial == id.serial).map(|entry| &mut entry.connection)
+    }
+
+    fn least_loaded(&self, lane: LaneId, usage: Use) -> Option<ConnectionId> {
+        let candidates = self.lanes.get(lane)?.candidates(usage);
+        let load = |id: &ConnectionId| self.connections.get(id.slot).map_or(0, |entry| entry.connection.in_flight());
+        match candidates {
+            [only] => Some(*only),
+            several => {
+                let roomy = several.iter().find(|id| load(id) < GROW_AT);
+                roomy.or_else(|| several.iter().min_by_key(|id| load(id))).copied()
+            }
+        }
+    }
+
+    /// Gets a lane one more connection where its present ones are busy, or where it has none for this use. Only a free
+    /// permit is taken for it: growth never takes a connection from another lane.
+    fn grow(&mut self, want: Want, best: ConnectionId) {
+        let Some(state) = self.lanes.get(want.lane) else { return };
+        let lacks_own = want.usage == Use::Bulk && state.bulk.is_empty();
+        let busy = self.connections.get(best.slot).is_some_and(|entry| entry.connection.in_flight() >= GROW_AT);
+        if !(lacks_own || busy) {
+            return;
+        }
+        let paused = state.failure.as_ref().is_some_and(|(_, until)| self.now < *until);
+        if state.pending == 0
+            && !paused
+            && !self.shared.permits.is_wanted()
+            && let Some(permit) = self.shared.permits.try_acquire()
+        {
+            self.dial(want.lane, want.usage, permit);
+        }
+    }
+
+    /// The lane has no connection: says so while an attempt has just failed, else starts one and lets the client wait.
+    fn need(&mut self, want: Want, waker: &Waker) -> Reserve {
+        self.now = Instant::now();
+        let now = self.now;
+        let Some(lane) = self.lanes.get_mut(want.lane) else { return Reserve::Unavailable(Error::Closed) };
+        if let Some((error, until)) = &lane.failure
+            && now < *until
+        {
+            return Reserve::Unavailable(error.clone());
+        }
+        lane.waiting.insert(want.client, waker.clone());
+        if lane.pending == 0 && !lane.starved {
+            self.obtain(want.lane, Use::Normal);
+        }
+        Reserve::Wait
+    }
+
+    /// Gets a lane a connection: with a free permit a new one, else an idle one of another lane, else by queueing.
+    fn obtain(&mut self, lane: LaneId, usage: Use) {
+        if let Some(permit) = self.shared.permits.try_acquire() {
+            self.dial(lane, usage, permit);
+        } else if let Some(idle) = self.idle_connection() {
+            self.switch(idle, lane);
+        } else {
+            if let Some(state) = self.lanes.get_mut(lane) {
+                state.starved = true;
+            }
+            self.starved.push_back(lane);
+            self.queue_for_permit();
+            self.rotate_later();
+        }
+    }
+
+    /// A connection at rest that has had its quantum, the longest unused first.
+    fn idle_connection(&self) -> Option<ConnectionId> {
+        let idle = self.connections.iter().filter(|(_, entry)| {
+            entry.connection.is_at_rest() && self.now.saturating_duration_since(entry.connection.since()) >= QUANTUM
+        });
+        let oldest = idle.min_by_key(|(_, entry)| entry.connection.used());
+        oldest.map(|(slot, entry)| ConnectionId { slot, serial: entry.serial })
+    }
+
+    /// Joins the process-wide queue, while lanes wait here and this worker has less than its share.
+    fn queue_for_permit(&mut self) {
+        if self.queued || self.starved.is_empty() || self.connections.len() >= self.shared.fair_share() {
+            return;
+        }
+        self.queued = true;
+        let events = self.events.clone();
+        self.shared.permits.wait(Box::new(move |permit| {
+            // If the worker is gone the event is dropped, and the permit with it: it passes on.
+            drop(events.send(Event::Permit(permit)));
+        }));
+    }
+
+    fn rotate_later(&mut self) {
+        if self.rotating {
+            return;
+        }
+        self.rotating = true;
+        let events = self.events.clone();
+        spawn_local(async move {
+            sleep(QUANTUM).await;
+            drop(events.send(Event::Rotate));
+        });
+    }
+
+    /// Gives connections that had their quantum to lanes that wait: at once if at rest, else once they come to rest.
+    fn rotate(&mut self) {
+        self.now = Instant::now();
+        let mut ids = self.ids();
+        ids.sort_by_key(|id| self.connections.get(id.slot).map(|entry| entry.connection.since()));
+        for id in ids {
+            let excess = self.connections.len().saturating_sub(self.shared.fair_share());
+            let elsewhere = if self.shared.permits.is_wanted() { excess.max(1) } else { 0 };
+            let (demand, now) = (self.starved.len() + elsewhere, self.now);
+            if self.withdrawn >= demand {
+                break;
+            }
+            let Some(connection) = self.connection(id).filter(|connection| !connection.is_withdrawn()) else { continue };
+            if now.saturating_duration_since(connection.since()) < QUANTUM {
+                continue;
+            }
+            if !connection.is_at_rest() && self.starved.is_empty() && excess == 0 {
+                continue;
+            }
+            self.withdraw(id);
+            self.hand_over_if_at_rest(id);
+        }
+        if !self.starved.is_empty() {
+            self.rotate_later();
+        }
+    }
+
+    fn withdraw(&mut self, id: ConnectionId) {
+        let Some(entry) = self.connections.get_mut(id.slot) else { return };
+        entry.connection.withdraw();
+        self.withdrawn += 1;
+        if let Some(lane) = self.lanes.get_mut(entry.lane) {
+            lane.remove(id);
+        }
+    }
+
+    fn hand_over_if_at_rest(&mut self, id: ConnectionId) {
+        let ready = |connection: &mut Connection| connection.is_withdrawn() && connection.is_at_rest();
+        if !self.connection(id).is_some_and(ready) {
+            return;
+        }
+        match self.next_starved() {
+            Some(lane) => self.switch(id, lane),
+            None => self.discard(id),
+        }
+    }
+
+    fn ids(&self) -> Vec<ConnectionId> {
+        self.connections.iter().map(|(slot, entry)| ConnectionId { slot, serial: entry.serial }).collect()
+    }
+
+    fn next_starved(&mut self) -> Option<LaneId> {
+        let lane = self.starved.pop_front()?;
+        if let Some(state) = self.lanes.get_mut(lane) {
+            state.starved = false;
+        }
+        Some(lane)
+    }
+
+    fn dial(&mut self, lane: LaneId, usage: Use, permit: Permit) {
+        let Some(state) = self.lanes.get_mut(lane) else { return };
+        state.pending += 1;
+        let (key, shared, events) = (state.key, Arc::clone(&self.shared), self.events.clone());
+        let name = format!("outrigger:{}:{}:lane", shared.config.host, self.worker);
+        spawn_local(async move {
+            let result = match shared.dials.acquire().await {
+                Ok(_turn) => {
+                    let config = &shared.config;
+                    connect::connect(&config.target, key, &name, &shared.identity, config.connect_timeout).await
+                }
+                Err(_closed) => Err(Error::Closed),
+            };
+            let result = result.map(|transport| (transport, permit));
+            drop(events.send(Event::Made { lane, usage, result }));
+        });
+    }
+
+    /// Puts a connection at rest to the use of another lane.
+    fn switch(&mut self, id: ConnectionId, to: LaneId) {
+        let Some((transport, permit, from)) = self.take(id) else { return };
+        let (Some(from), Some(lane)) = (self.lanes.get(from).map(|lane| lane.key), self.lanes.get_mut(to)) else {
+            return;
+        };
+        lane.pending += 1;
+        let (key, limit, events) = (lane.key, self.shared.config.connect_timeout, self.events.clone());
+        spawn_local(async move {
+            let result = connect::switch(transport, from, key, limit).await.map(|transport| (transport, permit));
+            drop(events.send(Event::Made { lane: to, usage: Use::Normal, result }));
+        });
+    }
+
+    fn install(&mut self, lane: LaneId, usage: Use, transport: Transport, permit: Permit) -> ConnectionId {
+        self.serial += 1;
+        let connection = Connection::new(transport, permit, self.now);
+        let slot = self.connections.insert(Entry { connection, serial: self.serial, lane });
+        let id = ConnectionId { slot, serial: self.serial };
+        self.starved.retain(|starved| *starved != lane);
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.pending -= 1;
+            lane.starved = false;
+            lane.proven = true;
+            lane.failure = None;
+            lane.list_mut(usage).push(id);
+            lane.wake_waiting();
+        }
+        // It may be another server than before, with other databases.
+        self.beyond = None;
+        id
+    }
+
+    fn attempt_failed(&mut self, lane: LaneId, error: Error) {
+        let refused_database = matches!(error, Error::Database(_));
+        if !refused_database {
+            tracing::warn!(%error, "cannot get an upstream connection");
+            self.failures = self.failures.saturating_add(1);
+        }
+        if let Error::Database(reply) = &error
+            && reply.contains("out of range")
+            && let Some(refused) = self.lanes.get(lane).map(|lane| lane.key.database)
+            && self.beyond.as_ref().is_none_or(|(lowest, _)| refused < *lowest)
+        {
+            self.beyond = Some((refused, error.clone()));
+        }
+        let pause = PAUSE.0.saturating_mul(1 << self.failures.min(8)).min(PAUSE.1);
+        let until = self.now + pause;
+        if let Some(state) = self.lanes.get_mut(lane) {
+            state.pending -= 1;
+        }
+        // One cause: what failed for this lane would fail for every other that waits, but for a refused database.
+        for (id, state) in self.lanes.iter_mut().enumerate() {
+            if id == lane || (!refused_database && state.pending == 0) {
+                state.failure = Some((error.clone(), until));
+                state.wake_waiting();
+            }
+        }
+    }
+
+    /// A connection failed: everybody who waits for a reply on it gets an error.
+    fn lose(&mut self, id: ConnectionId, error: &Error, clients: &mut impl Replies) {
+        let Some(entry) = self.remove(id) else { return };
+        let in_flight = entry.connection.in_flight();
+        if in_flight > 0 || !matches!(error, Error::Closed) {
+            tracing::warn!(%error, in_flight, "lost an upstream connection");
+        } else {
+            tracing::info!("the upstream ended an idle connection");
+        }
+        entry.connection.close(&mut self.pool, clients);
+    }
+
+    fn remove(&mut self, id: ConnectionId) -> Option<Entry> {
+        self.connection(id)?;
+        let entry = self.connections.remove(id.slot);
+        if entry.connection.is_withdrawn() {
+            self.withdrawn -= 1;
+        }
+        if let Some(lane) = self.lanes.get_mut(entry.lane) {
+            lane.remove(id);
+        }
+        Some(entry)
+    }
+
+    fn take(&mut self, id: ConnectionId) -> Option<(Transport, Permit, LaneId)> {
+        let entry = self.remove(id)?;
+        let (transport, permit) = entry.connection.release();
+        Some((transport, permit, entry.lane))
+    }
+
+    /// Closes a connection at rest; its permit passes on.
+    fn discard(&mut self, id: ConnectionId) {
+        drop(self.take(id));
+    }
+
+}

@@ -1,0 +1,100 @@
+//! Lanes: the sets of shared connections that agree on database and RESP version.
+//!
+//! A lane decides which of its connections takes a client's next request. It knows connections by id only; they live in
+//! [`super::Upstream`].
+
+use std::collections::HashMap;
+use std::task::Waker;
+
+use tokio::time::Instant;
+
+use super::connect::LaneKey;
+use super::connection::ClientKey;
+use super::error::Error;
+
+/// Names a connection to its worker. A serial number is never used again, so an old id finds nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConnectionId {
+    /// Index in the worker's list of connections.
+    pub(crate) slot: usize,
+    /// Counts the connections of this worker.
+    pub(crate) serial: u64,
+}
+
+/// Index of a lane in its worker's list. Lanes are never removed: there are at most two for each database.
+pub(crate) type LaneId = usize;
+
+/// What a connection of a lane is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Use {
+    /// Ordinary requests.
+    Normal,
+    /// Slow commands and clients that move much data: they would hold the others up.
+    Bulk,
+}
+
+/// One lane.
+pub(crate) struct Lane {
+    /// What its connections agree on.
+    pub(crate) key: LaneKey,
+    /// Connections for ordinary requests.
+    pub(crate) normal: Vec<ConnectionId>,
+    /// Connections for slow or large ones.
+    pub(crate) bulk: Vec<ConnectionId>,
+    /// Connections being made.
+    pub(crate) pending: usize,
+    /// It has had a connection: its database exists.
+    pub(crate) proven: bool,
+    /// Waits in the worker's queue for a connection that somebody gives up.
+    pub(crate) starved: bool,
+    /// Clients to wake when there is a connection, or none to be had.
+    pub(crate) waiting: HashMap<ClientKey, Waker>,
+    /// Why the last attempt failed, and until when no other is made.
+    pub(crate) failure: Option<(Error, Instant)>,
+}
+
+impl Lane {
+    /// A lane without connections.
+    pub(crate) fn new(key: LaneKey) -> Self {
+        Self {
+            key,
+            normal: Vec::new(),
+            bulk: Vec::new(),
+            pending: 0,
+            proven: false,
+            starved: false,
+            waiting: HashMap::new(),
+            failure: None,
+        }
+    }
+
+    /// The connections that a request of this use may take: its own kind if there is one, else any.
+    pub(crate) fn candidates(&self, usage: Use) -> &[ConnectionId] {
+        let (own, other) = match usage {
+            Use::Normal => (&self.normal, &self.bulk),
+            Use::Bulk => (&self.bulk, &self.normal),
+        };
+        if own.is_empty() { other } else { own }
+    }
+
+    /// The list for connections of this use.
+    pub(crate) fn list_mut(&mut self, usage: Use) -> &mut Vec<ConnectionId> {
+        match usage {
+            Use::Normal => &mut self.normal,
+            Use::Bulk => &mut self.bulk,
+        }
+    }
+
+    /// Forgets a connection.
+    pub(crate) fn remove(&mut self, id: ConnectionId) {
+        self.normal.retain(|other| *other != id);
+        self.bulk.retain(|other| *other != id);
+    }
+
+    /// Lets everybody who waits try again.
+    pub(crate) fn wake_waiting(&mut self) {
+        for (_, waker) in self.waiting.drain() {
+            waker.wake();
+        }
+    }
+}
