@@ -4,8 +4,6 @@
 //! request travels ([`Answer::Forward`]), so that the words are the server's — but only where the server is sure to
 //! refuse it without touching the state of the connection it came on.
 
-use redis_protocol::resp3::encode::complete::encode;
-use redis_protocol::resp3::types::{OwnedFrame, Resp3Frame};
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
@@ -46,10 +44,6 @@ pub(super) struct Env<'a> {
 
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
-const HELLO_NEEDS_AUTH: &str = "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
-    <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP protocol version at \
-    the same time";
-
 /// Answers `local`; `args` is the whole request, the name first. The reply is appended to `out`.
 pub(super) fn answer(local: Local, args: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>) -> Answer {
     let count = args.len();
@@ -75,7 +69,7 @@ pub(super) fn answer(local: Local, args: Args<'_>, state: &mut State, env: &Env<
         (Local::ClientGetName, 2) => get_name(state, out),
         (Local::ClientInfo, 2) => info(state, env, out),
         (Local::ClientSetName, 3) => set_name(rest.nth(1).unwrap_or_default(), state, out),
-        (Local::ClientSetInfo, 4) => set_info(rest, state, out),
+        (Local::ClientSetInfo, 4) => return set_info(rest, state, out),
         (Local::ClientReply, 3) => return reply(rest.nth(1).unwrap_or_default(), state, out),
         (Local::ClientNoEvict | Local::ClientNoTouch, 3) => {
             return switch(rest.nth(1).unwrap_or_default(), local, out);
@@ -142,7 +136,7 @@ fn hello(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>
         state.authenticated = true;
     }
     if !state.authenticated {
-        return build::error(HELLO_NEEDS_AUTH, out);
+        return build::error(&hello_needs_auth(env.identity), out);
     }
     if let Some(name) = name {
         if !is_printable(name) {
@@ -154,77 +148,59 @@ fn hello(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>
     greet(state, env.identity, out);
 }
 
+/// The words changed with Redis 7.
+fn hello_needs_auth(identity: &Identity) -> String {
+    let form = if identity.is_before(7, 0) { "AUTH <user> <pass>" } else { "<proto> AUTH <user> <pass>" };
+    format!(
+        "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO {form} option can be used \
+         to authenticate the client and select the RESP protocol version at the same time"
+    )
+}
+
 fn is_integer(text: &[u8]) -> bool {
     std::str::from_utf8(text).is_ok_and(|text| text.parse::<i64>().is_ok_and(|number| number.to_string() == text))
 }
 
 /// The reply to HELLO: what the upstream server says of itself, but for what belongs to this connection.
 fn greet(state: &State, identity: &Identity, out: &mut Vec<u8>) {
-    let known = identity.greeting();
-    let assumed;
-    let fields = match &known {
-        Some(fields) => fields.as_slice(),
-        None => {
-            assumed = unseen();
-            &assumed
-        }
-    };
     let resp3 = state.protocol == Protocol::Resp3;
-    let count = fields.len();
-    build::aggregate(if resp3 { b'%' } else { b'*' }, if resp3 { count } else { 2 * count }, out);
-    for (key, value) in fields {
-        render(key, resp3, out);
-        match text(key) {
-            Some(b"proto") => build::integer(if resp3 { 3 } else { 2 }, out),
-            Some(b"id") => build::integer(state.id, out),
-            _ => render(value, resp3, out),
+    let header = |count: usize, out: &mut Vec<u8>| match resp3 {
+        true => build::aggregate(b'%', count, out),
+        false => build::aggregate(b'*', 2 * count, out),
+    };
+    let Some(greeting) = identity.greeting() else {
+        header(UNSEEN.len(), out);
+        for (name, value) in UNSEEN {
+            build::bulk(name.as_bytes(), out);
+            field(name.as_bytes(), value.as_bytes(), state, out);
         }
+        return;
+    };
+    let fields = if resp3 { &greeting.resp3 } else { &greeting.resp2 };
+    header(fields.len(), out);
+    for (name, value) in fields {
+        out.extend_from_slice(name);
+        field(name.split(|&byte| byte == b'\n').nth(1).unwrap_or_default().trim_ascii_end(), value, state, out);
     }
 }
 
-/// What we claim to be before the first contact.
-fn unseen() -> Vec<(OwnedFrame, OwnedFrame)> {
-    let string = |text: &str| OwnedFrame::BlobString { data: text.into(), attributes: None };
-    let number = OwnedFrame::Number { data: 0, attributes: None };
-    vec![
-        (string("server"), string("redis")),
-        (string("version"), string("7.4.0")),
-        (string("proto"), number.clone()),
-        (string("id"), number),
-        (string("mode"), string("standalone")),
-        (string("role"), string("master")),
-        (string("modules"), OwnedFrame::Array { data: Vec::new(), attributes: None }),
-    ]
-}
+/// What we claim to be before the first contact: names, and values as they are sent.
+const UNSEEN: [(&str, &str); 7] = [
+    ("server", "$5\r\nredis\r\n"),
+    ("version", "$5\r\n7.4.0\r\n"),
+    ("proto", ""),
+    ("id", ""),
+    ("mode", "$10\r\nstandalone\r\n"),
+    ("role", "$6\r\nmaster\r\n"),
+    ("modules", "*0\r\n"),
+];
 
-fn text(frame: &OwnedFrame) -> Option<&[u8]> {
-    match frame {
-        OwnedFrame::BlobString { data, .. } | OwnedFrame::SimpleString { data, .. } => Some(data),
-        _ => None,
-    }
-}
-
-/// Appends a decoded value; for RESP2 maps become flat arrays, as Redis does it.
-fn render(frame: &OwnedFrame, resp3: bool, out: &mut Vec<u8>) {
-    match frame {
-        OwnedFrame::Array { data, .. } => {
-            build::aggregate(b'*', data.len(), out);
-            data.iter().for_each(|item| render(item, resp3, out));
-        }
-        OwnedFrame::Map { data, .. } => {
-            build::aggregate(if resp3 { b'%' } else { b'*' }, if resp3 { data.len() } else { 2 * data.len() }, out);
-            for (key, value) in data {
-                render(key, resp3, out);
-                render(value, resp3, out);
-            }
-        }
-        OwnedFrame::Null if !resp3 => out.extend_from_slice(b"$-1\r\n"),
-        leaf => {
-            let start = out.len();
-            out.resize(start + leaf.encode_len(false), 0);
-            let written = encode(out.get_mut(start..).unwrap_or_default(), leaf, false);
-            out.truncate(start + written.unwrap_or(0));
-        }
+/// Appends the value of a field of HELLO's reply: ours for what belongs to the connection, else the server's.
+fn field(name: &[u8], value: &[u8], state: &State, out: &mut Vec<u8>) {
+    match name {
+        b"proto" => build::integer(if state.protocol == Protocol::Resp3 { 3 } else { 2 }, out),
+        b"id" => build::integer(state.id, out),
+        _ => out.extend_from_slice(value),
     }
 }
 
@@ -245,24 +221,22 @@ fn set_name(name: &[u8], state: &mut State, out: &mut Vec<u8>) {
     }
 }
 
-/// CLIENT SETINFO is new in Redis 7.2; libraries send it to any server and we keep it for any.
-fn set_info(mut rest: Args<'_>, state: &mut State, out: &mut Vec<u8>) {
+/// CLIENT SETINFO is new in Redis 7.2; libraries send it to any server, and we keep it for any. A wrong one travels.
+fn set_info(mut rest: Args<'_>, state: &mut State, out: &mut Vec<u8>) -> Answer {
     let (attribute, value) = (rest.nth(1).unwrap_or_default(), rest.next().unwrap_or_default());
     let field = if attribute.eq_ignore_ascii_case(b"lib-name") {
         &mut state.library.0
     } else if attribute.eq_ignore_ascii_case(b"lib-ver") {
         &mut state.library.1
     } else {
-        let attribute = String::from_utf8_lossy(attribute).into_owned();
-        return build::error(&format!("ERR Unrecognized option '{attribute}'"), out);
+        return Answer::Forward;
     };
-    if is_printable(value) {
-        *field = value.into();
-        build::simple("OK", out);
-    } else {
-        let attribute = String::from_utf8_lossy(attribute).into_owned();
-        build::error(&format!("ERR {attribute} cannot contain spaces, newlines or special characters."), out);
+    if !is_printable(value) {
+        return Answer::Forward;
     }
+    *field = value.into();
+    build::simple("OK", out);
+    Answer::Reply
 }
 
 /// What Redis allows in names: `!` to `~`.
@@ -303,22 +277,24 @@ fn switch(mode: &[u8], local: Local, out: &mut Vec<u8>) -> Answer {
     }
 }
 
-/// CLIENT INFO, in the form of redis-server 7.2 and with what is true of a client of the proxy.
+/// CLIENT INFO, in the form of redis-server 7.0 or 7.2, and with what is true of a client of the proxy.
 fn info(state: &State, env: &Env<'_>, out: &mut Vec<u8>) {
     let (peer, local) = (env.addresses)();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let line = format!(
+    let mut line = format!(
         "id={} addr={peer} laddr={local} fd=-1 name={} age={} idle=0 flags=N db={} sub=0 psub=0 ssub=0 multi=-1 qbuf=0 \
          qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=client|info \
-         user=default redir=-1 resp={} lib-name={} lib-ver={}\n",
+         user=default redir=-1 resp={}",
         state.id,
         text(&state.name),
         state.since.elapsed().as_secs(),
         state.database,
         if state.protocol == Protocol::Resp3 { 3 } else { 2 },
-        text(&state.library.0),
-        text(&state.library.1),
     );
+    if !env.identity.is_before(7, 2) {
+        line.push_str(&format!(" lib-name={} lib-ver={}", text(&state.library.0), text(&state.library.1)));
+    }
+    line.push('\n');
     match state.protocol {
         Protocol::Resp2 => build::bulk(line.as_bytes(), out),
         Protocol::Resp3 => build::verbatim(line.as_bytes(), out),

@@ -5,6 +5,7 @@
 use crate::command::route::Cause;
 use crate::resp::build;
 use crate::resp::request::Args;
+use crate::upstream::Identity;
 
 /// Before a password was given.
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
@@ -14,23 +15,22 @@ pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 const QUOTED: usize = 128;
 
 /// Appends the error for a request that cannot share a connection.
-pub(super) fn refuse(cause: Cause, args: &Args<'_>, out: &mut Vec<u8>) {
+pub(super) fn refuse(cause: Cause, args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
     let mut words = args.clone();
     let name = text(words.next().unwrap_or_default(), QUOTED);
     let second = text(words.next().unwrap_or_default(), QUOTED);
-    match cause {
-        Cause::Unknown => build::error(&unknown_command(&name, args), out),
-        Cause::UnknownSubcommand => {
-            let container = name.to_uppercase();
-            build::error(&format!("ERR unknown subcommand '{second}'. Try {container} HELP."), out);
-        }
+    let old = identity.is_before(7, 0);
+    let error = match cause {
+        Cause::Unknown => unknown_command(&name, args, old),
+        Cause::UnknownSubcommand => unknown_subcommand(&name, &second, old),
         Cause::ClientState if name.eq_ignore_ascii_case("client") => {
-            build::error(&needs_own_connection(&format!("CLIENT {}", second.to_uppercase())), out);
+            needs_own_connection(&format!("CLIENT {}", second.to_uppercase()))
         }
         Cause::Blocking | Cause::ClientState | Cause::Subscription | Cause::Transaction => {
-            build::error(&needs_own_connection(&name.to_uppercase()), out);
+            needs_own_connection(&name.to_uppercase())
         }
-    }
+    };
+    build::error(&error, out);
 }
 
 /// The error for a command that would need an upstream connection of its own.
@@ -38,17 +38,27 @@ pub(super) fn needs_own_connection(command: &str) -> String {
     format!("ERR '{command}' needs an upstream connection of its own, which outrigger does not offer yet")
 }
 
-/// In the words of redis-server 7.0.
-fn unknown_command(name: &str, args: &Args<'_>) -> String {
+/// The words changed with Redis 7.
+fn unknown_command(name: &str, args: &Args<'_>, old: bool) -> String {
+    let (quote, end) = if old { ('`', ", ") } else { ('\'', " ") };
     let mut quoted = String::new();
     for arg in args.clone().skip(1) {
         if quoted.len() >= QUOTED {
             break;
         }
         let room = QUOTED - quoted.len();
-        quoted.push_str(&format!("'{}' ", text(arg, room)));
+        quoted.push_str(&format!("{quote}{}{quote}{end}", text(arg, room)));
     }
-    format!("ERR unknown command '{name}', with args beginning with: {quoted}")
+    format!("ERR unknown command {quote}{name}{quote}, with args beginning with: {quoted}")
+}
+
+fn unknown_subcommand(container: &str, name: &str, old: bool) -> String {
+    let container = container.to_uppercase();
+    if old {
+        format!("ERR Unknown subcommand or wrong number of arguments for '{name}'. Try {container} HELP.")
+    } else {
+        format!("ERR unknown subcommand '{name}'. Try {container} HELP.")
+    }
 }
 
 fn text(bytes: &[u8], limit: usize) -> String {

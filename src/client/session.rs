@@ -465,7 +465,10 @@ impl Session {
         match route {
             Route::Shared { slow } => self.forward(frame, slow, cx, upstream, env),
             Route::Local(local) => self.local(local, args, frame, cx, upstream, env),
-            Route::Refused(cause) => self.answer_with(env, |out| refusal::refuse(cause, &args, out)),
+            Route::Refused(cause) => {
+                let identity = upstream.shared().identity();
+                self.answer_with(env, |out| refusal::refuse(cause, &args, identity, out))
+            }
         }
     }
 

@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn nothing_that_keeps_state_on_the_connection_is_shared() {
-        for name in ["readonly", "readwrite", "asking", "multi", "exec", "monitor", "sync", "psync", "wait", "himport"] {
+        for name in ["readonly", "readwrite", "asking", "multi", "exec", "monitor", "sync", "psync", "wait", "himport prepare a b"] {
             assert!(!matches!(of(name), Route::Shared { .. }), "{name}");
         }
     }

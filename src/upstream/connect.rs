@@ -75,24 +75,66 @@ pub(crate) struct LaneKey {
     pub(crate) protocol: Protocol,
 }
 
-/// What the server says of itself in reply to HELLO 3, shared by all workers; `None` before the first contact.
+/// What the server says of itself, shared by all workers; nothing before the first contact.
 #[derive(Debug, Default)]
 pub struct Identity {
-    fields: Mutex<Option<Arc<Greeting>>>,
+    greeting: Mutex<Option<Arc<Greeting>>>,
 }
 
-/// The fields of a HELLO reply, in the server's order.
-pub(crate) type Greeting = Vec<(OwnedFrame, OwnedFrame)>;
+/// The server's replies to HELLO, as it sent them.
+#[derive(Debug)]
+pub(crate) struct Greeting {
+    /// Names and values of HELLO 2, each a whole frame.
+    pub(crate) resp2: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Names and values of HELLO 3, each a whole frame.
+    pub(crate) resp3: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Major and minor version of Redis that the server is like.
+    pub(crate) version: (u32, u32),
+}
 
 impl Identity {
-    /// The last greeting seen.
+    /// The greeting of the server reached last.
     pub(crate) fn greeting(&self) -> Option<Arc<Greeting>> {
-        self.fields.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.greeting.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// True if the server reached last is like a Redis before this version.
+    pub(crate) fn is_before(&self, major: u32, minor: u32) -> bool {
+        self.greeting().is_some_and(|greeting| greeting.version < (major, minor))
     }
 
     fn learn(&self, greeting: Greeting) {
-        *self.fields.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(greeting));
+        *self.greeting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(greeting));
     }
+}
+
+impl Greeting {
+    /// Made of the replies to HELLO 2 and HELLO 3; nothing if they are not of the form expected.
+    fn new(resp2: &[u8], resp3: &[u8]) -> Option<Self> {
+        let (resp2, resp3) = (pairs(resp2)?, pairs(resp3)?);
+        let version = resp3.iter().find(|(name, _)| name == b"$7\r\nversion\r\n").map(|(_, value)| value);
+        let text = String::from_utf8_lossy(version?).into_owned();
+        let mut numbers = text.lines().nth(1)?.split('.').map(|number| number.parse().unwrap_or(0));
+        let version = (numbers.next()?, numbers.next().unwrap_or(0));
+        Some(Self { resp2, resp3, version })
+    }
+}
+
+/// Cuts a flat array or a map into pairs of frames.
+fn pairs(reply: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
+    let header = reply.iter().position(|&byte| byte == b'\n')? + 1;
+    let mut rest = reply.get(header..)?;
+    let mut frame = || {
+        let Ok(Advance::Complete { taken, .. }) = ReplyScanner::default().advance(rest) else { return None };
+        let (frame, others) = rest.split_at_checked(taken)?;
+        rest = others;
+        Some(frame.to_vec())
+    };
+    let mut pairs = Vec::new();
+    while let Some(name) = frame() {
+        pairs.push((name, frame()?));
+    }
+    Some(pairs)
 }
 
 /// Dials, shakes hands and returns a connection at rest in the state of `lane`.
@@ -195,36 +237,38 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// HELLO and AUTH. The first contact asks in RESP3, whatever the lane, because only that reply says all.
+    /// HELLO and AUTH. The first contact asks in both versions, to learn what the server says of itself in each.
     async fn greet(&mut self, target: &Target, protocol: Protocol, identity: &Identity) -> Result<(), Error> {
-        if protocol == Protocol::Resp3 || identity.greeting().is_none() {
-            match self.hello(target, b"3").await? {
-                OwnedFrame::Map { data, .. } => identity.learn(data.into_iter().collect()),
-                // Before Redis 6 there is no HELLO: fine for a RESP2 lane.
-                refusal if is_unknown_command(&refusal) && protocol == Protocol::Resp2 => {
-                    return self.authenticate(target).await;
-                }
-                other => return Err(refused("HELLO 3", &other)),
-            }
-            if protocol == Protocol::Resp3 {
-                return Ok(());
-            }
+        let (other, own) = if protocol == Protocol::Resp3 { (b"2", b"3") } else { (b"3", b"2") };
+        let mut learnt = None;
+        if identity.greeting().is_none() {
+            learnt = Some(self.hello(target, other).await?);
         }
-        match self.hello(target, b"2").await? {
-            OwnedFrame::Array { .. } => Ok(()),
-            refusal if is_unknown_command(&refusal) => self.authenticate(target).await,
-            other => Err(refused("HELLO 2", &other)),
+        let reply = self.hello(target, own).await?;
+        match decoded(&reply)? {
+            // Before Redis 6 there is no HELLO: fine for a RESP2 lane.
+            refusal if is_unknown_command(&refusal) && protocol == Protocol::Resp2 => {
+                return self.authenticate(target).await;
+            }
+            OwnedFrame::Map { .. } | OwnedFrame::Array { .. } => {}
+            refusal => return Err(refused("HELLO", &refusal)),
         }
+        if let Some(other) = learnt {
+            let (resp2, resp3) = if protocol == Protocol::Resp3 { (&other, &reply) } else { (&reply, &other) };
+            Greeting::new(resp2, resp3).into_iter().for_each(|greeting| identity.learn(greeting));
+        }
+        Ok(())
     }
 
-    async fn hello(&mut self, target: &Target, version: &[u8]) -> Result<OwnedFrame, Error> {
+    /// Returns the reply's bytes.
+    async fn hello(&mut self, target: &Target, version: &[u8]) -> Result<Vec<u8>, Error> {
         let user = target.username.as_deref().unwrap_or("default").as_bytes();
         match &target.password {
             Some(password) => {
                 let password = password.expose_secret().as_bytes();
-                self.ask(&[b"HELLO", version, b"AUTH", user, password]).await
+                self.ask_raw(&[b"HELLO", version, b"AUTH", user, password]).await
             }
-            None => self.ask(&[b"HELLO", version]).await,
+            None => self.ask_raw(&[b"HELLO", version]).await,
         }
     }
 
@@ -257,6 +301,10 @@ impl Wire {
     /// # Errors
     /// Why there is none; an error reply is a reply.
     pub(crate) async fn ask(&mut self, words: &[&[u8]]) -> Result<OwnedFrame, Error> {
+        decoded(&self.ask_raw(words).await?)
+    }
+
+    async fn ask_raw(&mut self, words: &[&[u8]]) -> Result<Vec<u8>, Error> {
         let mut request = Vec::new();
         inline::encode(words.iter().copied(), &mut request);
         let mut rest = request.as_slice();
@@ -272,7 +320,7 @@ impl Wire {
     }
 
     /// Reads exactly one reply: bytes beyond it mean that the server and we do not count alike.
-    async fn answer(&mut self) -> Result<OwnedFrame, Error> {
+    async fn answer(&mut self) -> Result<Vec<u8>, Error> {
         let mut scanner = ReplyScanner::default();
         let mut reply = Vec::new();
         let mut buffer = [0; 4096];
@@ -284,7 +332,7 @@ impl Wire {
             }
             reply.extend_from_slice(bytes);
             match scanner.advance(bytes).map_err(|error| Error::Protocol(error.to_string()))? {
-                Advance::Complete { taken, .. } if taken == count => break,
+                Advance::Complete { taken, .. } if taken == count => return Ok(reply),
                 Advance::Complete { .. } => return Err(Error::Protocol("surplus bytes in the handshake".to_owned())),
                 Advance::More if reply.len() > MAX_REPLY => {
                     return Err(Error::Protocol("oversized handshake reply".to_owned()));
@@ -292,11 +340,14 @@ impl Wire {
                 Advance::More => {}
             }
         }
-        match decode(&reply) {
-            Ok(Some((frame, _))) => Ok(frame),
-            Ok(None) => Err(Error::Protocol("incomplete handshake reply".to_owned())),
-            Err(error) => Err(Error::Protocol(error.to_string())),
-        }
+    }
+}
+
+fn decoded(reply: &[u8]) -> Result<OwnedFrame, Error> {
+    match decode(reply) {
+        Ok(Some((frame, _))) => Ok(frame),
+        Ok(None) => Err(Error::Protocol("incomplete handshake reply".to_owned())),
+        Err(error) => Err(Error::Protocol(error.to_string())),
     }
 }
 

@@ -1,0 +1,25 @@
+//! The integration tests: the proxy as a process between real servers and clients that speak raw bytes.
+//!
+//! Servers are found as `tests/install` left them. Tests whose names begin with `alone_` measure time or memory:
+//! `cargo test --test it -- --skip alone_`, then `cargo test --test it alone_ -- --test-threads=1`, as `tests/run` does.
+//! `OUTRIGGER_BIN` names another binary to test; `OUTRIGGER_BIN=direct` runs the tests without a proxy, which tries
+//! the tests themselves.
+
+#![expect(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::let_underscore_must_use,
+    reason = "a test fails by a panic, and prints figures"
+)]
+
+mod bounds;
+mod cli;
+mod command_table;
+mod differential;
+mod libraries;
+mod order;
+mod program;
+mod protocol;
+mod support;

@@ -1,0 +1,168 @@
+//! The proxy as its users have it: a process, known by its flags, its sockets and its log.
+
+use super::{Client, Server};
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+/// How many of the last lines of the log a failing test shows.
+const LINES_SHOWN: usize = 40;
+
+/// A running proxy; ended when dropped.
+///
+/// With `OUTRIGGER_BIN=direct` there is none and clients talk to the server itself: a way to try the tests themselves.
+pub struct Proxy {
+    addresses: Vec<String>,
+    child: Option<Child>,
+    log: Log,
+}
+
+type Log = Arc<Mutex<Vec<String>>>;
+
+/// How a proxy that refused to start ended.
+#[derive(Debug)]
+pub struct Refusal {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// All it wrote to stderr.
+    pub log: String,
+}
+
+impl Proxy {
+    /// Starts a proxy before `server`, listening on a free port of 127.0.0.1.
+    pub fn before(server: &Server) -> Self {
+        Self::start(server, |_| {})
+    }
+
+    /// The same with more flags. A `--listen` among them replaces the default one.
+    pub fn start(server: &Server, options: impl FnOnce(&mut Command)) -> Self {
+        if is_direct() {
+            return Self { addresses: vec![server.address()], child: None, log: Log::default() };
+        }
+        Self::try_start(server, options)
+            .unwrap_or_else(|refusal| panic!("the proxy did not start, {}:\n{}", refusal.status, refusal.log))
+    }
+
+    /// The same, where the proxy may refuse its flags.
+    pub fn try_start(server: &Server, options: impl FnOnce(&mut Command)) -> Result<Self, Refusal> {
+        let mut command = Command::new(binary());
+        command.args(["--upstream", &format!("redis://{}", server.address()), "--log-format", "json"]);
+        options(&mut command);
+        if listeners(&command) == 0 {
+            command.args(["--listen", "127.0.0.1:0"]);
+        }
+        let due = listeners(&command);
+        let mut child =
+            command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the proxy's binary can be run");
+        let log = Log::default();
+        let (sender, bound) = channel();
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let kept = Arc::clone(&log);
+        thread::spawn(move || drain(stderr, &kept, &sender));
+        let addresses = wait_for_listeners(&bound, due);
+        if addresses.len() == due {
+            return Ok(Self { addresses, child: Some(child), log });
+        }
+        let status = status_of(&mut child);
+        let log = text_of(&log, usize::MAX);
+        Err(Refusal { status, log })
+    }
+
+    /// The first address that it listens on.
+    pub fn address(&self) -> &str {
+        &self.addresses[0]
+    }
+
+    /// All addresses that it listens on, in the order of its log.
+    pub fn addresses(&self) -> &[String] {
+        &self.addresses
+    }
+
+    /// A connection to the first address.
+    pub fn connect(&self) -> Client {
+        Client::connect(self.address())
+    }
+
+    /// The process, unless the tests run without a proxy.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// Fails the test if the proxy has ended.
+    pub fn assert_running(&mut self) {
+        if let Some(child) = &mut self.child {
+            let status = child.try_wait().expect("the proxy can be waited for");
+            assert!(status.is_none(), "the proxy ended: {status:?}");
+        }
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("the proxy's log ends so:\n{}", text_of(&self.log, LINES_SHOWN));
+        }
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Whether the tests are to run without a proxy.
+pub fn is_direct() -> bool {
+    env::var_os("OUTRIGGER_BIN").is_some_and(|value| value == "direct")
+}
+
+fn binary() -> String {
+    env::var("OUTRIGGER_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_outrigger").to_owned())
+}
+
+fn listeners(command: &Command) -> usize {
+    command.get_args().filter(|argument| *argument == "--listen").count()
+}
+
+/// Keeps every line and hands on the addresses of listeners, until the process ends.
+fn drain(stderr: ChildStderr, log: &Log, bound: &Sender<String>) {
+    for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+        if line.contains(r#""message":"listening""#) {
+            let address = line.split(r#""address":""#).nth(1).and_then(|rest| rest.split('"').next());
+            let _ = bound.send(address.unwrap_or_default().to_owned());
+        }
+        log.lock().expect("no holder panics").push(line);
+    }
+}
+
+/// The addresses of `due` listeners; fewer if the process ended or took too long.
+fn wait_for_listeners(bound: &Receiver<String>, due: usize) -> Vec<String> {
+    let mut addresses = Vec::new();
+    while addresses.len() < due {
+        match bound.recv_timeout(super::PATIENCE) {
+            Ok(address) => addresses.push(address),
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+        }
+    }
+    addresses
+}
+
+/// How a process that did not come to listen ended; one that hangs is killed.
+fn status_of(child: &mut Child) -> ExitStatus {
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        if let Some(status) = child.try_wait().expect("the proxy can be waited for") {
+            return status;
+        }
+        if Instant::now() > deadline {
+            child.kill().expect("the proxy is ours to kill");
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn text_of(log: &Log, last: usize) -> String {
+    let lines = log.lock().expect("no holder panics");
+    lines[lines.len().saturating_sub(last)..].join("\n")
+}
