@@ -22,33 +22,29 @@ pub(crate) const MAX_SLICES: usize = 64;
 /// The process' budget for buffered bytes, shared by all workers and counted when memory is taken or given back, never
 /// per request.
 #[derive(Debug)]
-pub struct Memory {
+pub(crate) struct Memory {
     used: AtomicUsize,
     limit: usize,
 }
 
 impl Memory {
     /// A budget of `limit` bytes.
-    #[must_use]
-    pub fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { used: AtomicUsize::new(0), limit }
     }
 
     /// Bytes held in buffers now, over all workers.
-    #[must_use]
-    pub fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
     /// True from three quarters of the budget on: nobody may begin to buffer something large.
-    #[must_use]
-    pub fn is_tight(&self) -> bool {
+    pub(crate) fn is_tight(&self) -> bool {
         self.used() > self.limit / 4 * 3
     }
 
     /// True beyond the budget: whoever needs more is disconnected.
-    #[must_use]
-    pub fn is_exhausted(&self) -> bool {
+    pub(crate) fn is_exhausted(&self) -> bool {
         self.used() > self.limit
     }
 

@@ -55,7 +55,8 @@ fn examine_info(info: &str, address: &str, findings: &mut Vec<String>) {
     };
     findings.push(format!("ok    upstream {address}: {server}, role {}", field("role")));
     if field("cluster_enabled") == "1" {
-        findings.push("WARN  cluster mode is on: keys of other nodes are answered with MOVED, which is passed on".into());
+        findings
+            .push("WARN  cluster mode is on: keys of other nodes are answered with MOVED, which is passed on".into());
     }
     if field("role") == "slave" {
         findings.push("WARN  this is a replica: it answers writes with READONLY".into());
@@ -65,11 +66,14 @@ fn examine_info(info: &str, address: &str, findings: &mut Vec<String>) {
 async fn examine_settings(wire: &mut Wire, pool_size: usize, findings: &mut Vec<String>) -> Result<(), Error> {
     let idle = setting(wire, "timeout").await?;
     if let Some(seconds) = idle.filter(|seconds| (1..SHORT_TIMEOUT).contains(seconds)) {
-        findings.push(format!("WARN  the server closes connections idle for {seconds} s (`timeout`): expect more dials"));
+        findings
+            .push(format!("WARN  the server closes connections idle for {seconds} s (`timeout`): expect more dials"));
     }
     if let Some(clients) = setting(wire, "maxclients").await? {
         let sidecars = clients / pool_size.max(1) as u64;
-        findings.push(format!("ok    the server takes {clients} clients (`maxclients`): {sidecars} sidecars with this pool"));
+        findings.push(format!(
+            "ok    the server takes {clients} clients (`maxclients`): {sidecars} sidecars with this pool"
+        ));
     }
     Ok(())
 }

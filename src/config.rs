@@ -204,7 +204,10 @@ impl Settings {
                 ListenAddress::Unix(path.into())
             } else {
                 let problem = || {
-                    wrong("listen", format!("`{text}` is neither IP:PORT, such as 127.0.0.1:6379 or [::1]:6379, nor unix:/path"))
+                    wrong(
+                        "listen",
+                        format!("`{text}` is neither IP:PORT, such as 127.0.0.1:6379 or [::1]:6379, nor unix:/path"),
+                    )
                 };
                 ListenAddress::Tcp(text.parse().map_err(|_| problem())?)
             };
@@ -238,7 +241,7 @@ fn target(text: &str) -> Result<Target, Error> {
                 Some(Host::Ipv6(address)) => address.to_string(),
                 Some(Host::Domain(_)) | None => return Err(wrong("upstream", format!("no host in the URL: {FORM}"))),
             };
-            (Address::Tcp(ip_or_name(host), url.port().unwrap_or(REDIS_PORT)), url.path().trim_matches('/').to_owned())
+            (Address::Tcp(ip_or_name(&host), url.port().unwrap_or(REDIS_PORT)), url.path().trim_matches('/').to_owned())
         }
         "unix" | "redis+unix" => {
             let query = url.query_pairs().find(|(name, _)| name == "db").map(|(_, value)| value.into_owned());
@@ -249,7 +252,9 @@ fn target(text: &str) -> Result<Target, Error> {
     };
     let database = match database.as_str() {
         "" => 0,
-        number => number.parse().map_err(|_| wrong("upstream", format!("`{number}` is not a database number: {FORM}")))?,
+        number => {
+            number.parse().map_err(|_| wrong("upstream", format!("`{number}` is not a database number: {FORM}")))?
+        }
     };
     let username = Some(decode(url.username())).filter(|name| !name.is_empty());
     let password = url.password().map(|password| SecretString::from(decode(password)));
@@ -257,7 +262,7 @@ fn target(text: &str) -> Result<Target, Error> {
 }
 
 /// An IPv6 address keeps its brackets in URLs of schemes that the URL standard does not know.
-fn ip_or_name(host: String) -> String {
+fn ip_or_name(host: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
@@ -290,7 +295,9 @@ fn size(text: &str) -> Result<usize, String> {
         _ => None,
     };
     let bytes = unit.zip(digits.parse::<usize>().ok()).and_then(|(unit, number)| number.checked_mul(unit));
-    bytes.filter(|bytes| *bytes > 0).ok_or_else(|| "give a number of bytes, such as 1048576, 512KiB or 64MiB".to_owned())
+    bytes
+        .filter(|bytes| *bytes > 0)
+        .ok_or_else(|| "give a number of bytes, such as 1048576, 512KiB or 64MiB".to_owned())
 }
 
 /// One worker, two where the CPU quota allows: a sidecar should not take what the app is paid for.

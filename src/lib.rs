@@ -3,7 +3,7 @@
 pub mod app;
 mod buffer;
 pub mod check;
-mod client;
+pub mod client;
 pub mod command;
 pub mod config;
 pub mod observe;

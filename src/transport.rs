@@ -56,11 +56,7 @@ impl Transport {
     }
 
     /// Reads into the spare capacity of `buffer`; otherwise as [`Transport::poll_read`].
-    pub(crate) fn poll_read_buf(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &mut impl BufMut,
-    ) -> Poll<io::Result<usize>> {
+    pub(crate) fn poll_read_buf(&mut self, cx: &mut Context<'_>, buffer: &mut impl BufMut) -> Poll<io::Result<usize>> {
         match self {
             Self::Tcp(stream) => poll_read_buf(Pin::new(stream), cx, buffer),
             Self::Unix(stream) => poll_read_buf(Pin::new(stream), cx, buffer),
@@ -118,7 +114,8 @@ impl Transport {
         match self {
             Self::Tcp(stream) => stream.local_addr().map_or_else(|_| "?:0".to_owned(), |addr| addr.to_string()),
             Self::Unix(stream) => {
-                let path = stream.local_addr().ok().and_then(|addr| addr.as_pathname().map(|p| p.display().to_string()));
+                let path =
+                    stream.local_addr().ok().and_then(|addr| addr.as_pathname().map(|p| p.display().to_string()));
                 format!("{}:0", path.unwrap_or_default())
             }
         }

@@ -30,8 +30,8 @@ use tokio::time::{Instant, sleep};
 
 pub use connect::{Address, Identity, Target};
 pub(crate) use connect::{LaneKey, Protocol};
-use connection::{Connection, READ_BUFFER};
 pub(crate) use connection::{ClientKey, InFlight, Outcome, Replies};
+use connection::{Connection, READ_BUFFER};
 pub(crate) use error::{Error, MAY_HAVE_RUN, NOT_SENT};
 use lane::Lane;
 pub(crate) use lane::{ConnectionId, LaneId, Use};
@@ -287,12 +287,7 @@ impl Upstream {
     }
 
     /// One turn of a connection's task; ready when the connection is no more.
-    pub(crate) fn drive(
-        &mut self,
-        id: ConnectionId,
-        cx: &mut Context<'_>,
-        clients: &mut impl Replies,
-    ) -> Poll<()> {
+    pub(crate) fn drive(&mut self, id: ConnectionId, cx: &mut Context<'_>, clients: &mut impl Replies) -> Poll<()> {
         self.now = Instant::now();
         let now = self.now;
         let Some(entry) = self.connections.get_mut(id.slot).filter(|entry| entry.serial == id.serial) else {
@@ -317,7 +312,7 @@ impl Upstream {
                 Some(self.install(lane, usage, transport, permit))
             }
             Event::Made { lane, result: Err(error), .. } => {
-                self.attempt_failed(lane, error);
+                self.attempt_failed(lane, &error);
                 None
             }
             Event::Permit(permit) => {
@@ -476,7 +471,9 @@ impl Upstream {
             if self.withdrawn >= demand {
                 break;
             }
-            let Some(connection) = self.connection(id).filter(|connection| !connection.is_withdrawn()) else { continue };
+            let Some(connection) = self.connection(id).filter(|connection| !connection.is_withdrawn()) else {
+                continue;
+            };
             if now.saturating_duration_since(connection.since()) < QUANTUM {
                 continue;
             }
@@ -574,13 +571,13 @@ impl Upstream {
         id
     }
 
-    fn attempt_failed(&mut self, lane: LaneId, error: Error) {
+    fn attempt_failed(&mut self, lane: LaneId, error: &Error) {
         let refused_database = matches!(error, Error::Database(_));
         if !refused_database {
             tracing::warn!(%error, "cannot get an upstream connection");
             self.failures = self.failures.saturating_add(1);
         }
-        if let Error::Database(reply) = &error
+        if let Error::Database(reply) = error
             && reply.contains("out of range")
             && let Some(refused) = self.lanes.get(lane).map(|lane| lane.key.database)
             && self.beyond.as_ref().is_none_or(|(lowest, _)| refused < *lowest)
@@ -635,5 +632,4 @@ impl Upstream {
     fn discard(&mut self, id: ConnectionId) {
         drop(self.take(id));
     }
-
 }

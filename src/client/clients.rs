@@ -127,7 +127,7 @@ impl Clients {
         let Some(session) = self.sessions.get_mut(key.slot as usize).filter(|session| session.key == key) else {
             return Poll::Ready(());
         };
-        if session.turn(cx, upstream, &mut self.env).is_pending() {
+        if session.drive(cx, upstream, &mut self.env).is_pending() {
             return Poll::Pending;
         }
         session.release(&mut self.env);
@@ -173,7 +173,10 @@ impl Clients {
             if session.written != slow.written || session.backlog() <= SLOW_BACKLOG {
                 (slow.written, slow.tick) = (session.written, tick);
             } else if tick - slow.tick >= STALLED {
-                tracing::warn!(backlog = session.backlog(), "disconnecting a client that has stopped reading its replies");
+                tracing::warn!(
+                    backlog = session.backlog(),
+                    "disconnecting a client that has stopped reading its replies"
+                );
                 session.kill();
             }
             true
@@ -203,6 +206,10 @@ impl Replies for Clients {
             session.dirty = true;
             self.dirty.push(entry.client.slot);
         }
+    }
+
+    fn lags(&mut self, client: ClientKey) -> bool {
+        find(&mut self.sessions, client).is_some_and(Session::lags)
     }
 
     fn flush(&mut self, buffer: &[u8]) {

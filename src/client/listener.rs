@@ -225,9 +225,7 @@ impl Listener {
 
     fn poll_accept(&self, cx: &mut std::task::Context<'_>) -> Poll<io::Result<Accepted>> {
         match self {
-            Self::Tcp(listener) => {
-                listener.poll_accept(cx).map(|accepted| Ok(Accepted::Tcp(accepted?.0.into_std()?)))
-            }
+            Self::Tcp(listener) => listener.poll_accept(cx).map(|accepted| Ok(Accepted::Tcp(accepted?.0.into_std()?))),
             Self::Unix(listener, _) => {
                 listener.poll_accept(cx).map(|accepted| Ok(Accepted::Unix(accepted?.0.into_std()?)))
             }

@@ -109,7 +109,7 @@ fn is_welcome(user: &[u8], password: &[u8], env: &Env<'_>) -> bool {
     bool::from(right) && user == b"default"
 }
 
-/// HELLO [version [AUTH user password] [SETNAME name]]: nothing changes unless all of it is right.
+/// HELLO [version [AUTH user password] [SETNAME name]]: nothing but perhaps the name changes unless all of it is right.
 fn hello(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>) {
     let protocol = match rest.next() {
         None => state.protocol,
@@ -124,6 +124,10 @@ fn hello(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>
             login = rest.next().zip(rest.next());
         } else if option.eq_ignore_ascii_case(b"setname") && rest.len() >= 1 {
             name = rest.next();
+            // Older servers set the name at once, and keep it whatever comes of the rest.
+            if let Some(name) = name.filter(|name| env.identity.is_before(7, 2) && is_printable(name)) {
+                state.name = name.into();
+            }
         } else {
             let option = String::from_utf8_lossy(option).into_owned();
             return build::error(&format!("ERR Syntax error in HELLO option '{option}'"), out);
@@ -148,9 +152,9 @@ fn hello(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>
     greet(state, env.identity, out);
 }
 
-/// The words changed with Redis 7.
+/// The words changed with Redis 7.2.
 fn hello_needs_auth(identity: &Identity) -> String {
-    let form = if identity.is_before(7, 0) { "AUTH <user> <pass>" } else { "<proto> AUTH <user> <pass>" };
+    let form = if identity.is_before(7, 2) { "AUTH <user> <pass>" } else { "<proto> AUTH <user> <pass>" };
     format!(
         "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO {form} option can be used \
          to authenticate the client and select the RESP protocol version at the same time"

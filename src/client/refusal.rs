@@ -10,7 +10,6 @@ use crate::upstream::Identity;
 /// Before a password was given.
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 
-
 /// How much of an unknown command's arguments Redis quotes, in bytes.
 const QUOTED: usize = 128;
 

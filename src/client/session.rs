@@ -1,6 +1,6 @@
 //! One client, from its first byte to its last.
 //!
-//! A session is driven from two sides. Its own task ([`Session::turn`]) reads requests and decides where each goes. The
+//! A session is driven from two sides. Its own task ([`Session::drive`]) reads requests and decides where each goes. The
 //! tasks of upstream connections hand it replies ([`Session::deliver`]) and, at the end of their batch, make it write
 //! them at once ([`Session::flush`]); only what the socket does not take then waits for the session's own task.
 //!
@@ -54,6 +54,11 @@ const BULK_ITEM: usize = 4 * 1024;
 /// A client that moved more than this in bulk within a second uses the lane's bulk connection for the next second.
 const BULK_RATE: usize = 1024 * 1024;
 
+/// From this backlog on, in bytes, upstream is read more slowly for the sake of a client that takes at least
+/// [`PACED_PROGRESS`] bytes in every pause of a millisecond.
+const LAG: usize = 4 * 1024 * 1024;
+const PACED_PROGRESS: u64 = 64 * 1024;
+
 /// After the last reply so much is read and thrown away, lest the kernel answer it with a reset that would destroy the
 /// reply on its way.
 const LINGER_BYTES: usize = 64 * 1024;
@@ -92,6 +97,15 @@ enum Step {
     Large { id: ConnectionId, muted: bool },
 }
 
+/// One turn of a session's task: what it may use, and how much of it is left.
+struct Turn<'a, 'c> {
+    cx: &'a mut Context<'c>,
+    upstream: &'a mut Upstream,
+    env: &'a mut Env,
+    /// Requests that may still be taken.
+    share: usize,
+}
+
 /// A client's session.
 pub(super) struct Session {
     pub(super) key: ClientKey,
@@ -126,6 +140,8 @@ pub(super) struct Session {
     pub(super) watched: bool,
     /// Bytes written since it came, to tell whether a slow reader makes progress.
     pub(super) written: u64,
+    /// What `written` was when reading was slowed down for this client's sake.
+    paced: u64,
     /// Bulk traffic in the second that began at this tick, and the tick until which it counts as bulk.
     bulk: (u32, usize, u32),
 }
@@ -153,6 +169,7 @@ impl Session {
             blocked_on_write: false,
             watched: false,
             written: 0,
+            paced: 0,
             bulk: (0, 0, 0),
         }
     }
@@ -160,6 +177,15 @@ impl Session {
     /// Bytes of replies that the client did not take yet.
     pub(super) fn backlog(&self) -> usize {
         self.out.len() + self.replies.bytes()
+    }
+
+    /// True if much waits for a client that has taken a good deal since this was asked last.
+    pub(super) fn lags(&mut self) -> bool {
+        let lags = self.out.len() > LAG && self.written - self.paced >= PACED_PROGRESS;
+        if lags {
+            self.paced = self.written;
+        }
+        lags
     }
 
     /// Ends the session at once; requests in flight become tombstones.
@@ -182,14 +208,14 @@ impl Session {
     }
 
     /// One turn of the session's own task; ready when the session is over.
-    pub(super) fn turn(&mut self, cx: &mut Context<'_>, upstream: &mut Upstream, env: &mut Env) -> Poll<()> {
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>, upstream: &mut Upstream, env: &mut Env) -> Poll<()> {
         if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             self.task = Some(cx.waker().clone());
         }
         self.wake_at = None;
         self.blocked_on_write = false;
         let served = match self.phase {
-            Phase::Serving => self.serve(cx, upstream, env),
+            Phase::Serving => self.serve(&mut Turn { cx: &mut *cx, upstream, env: &mut *env, share: TURN_REQUESTS }),
             Phase::Finishing { .. } | Phase::Lingering { .. } | Phase::Dead => Poll::Pending,
         };
         self.write_out(cx, env);
@@ -206,8 +232,7 @@ impl Session {
 
     /// Takes requests until the socket is empty (pending), something has to happen first (pending, and woken then), or
     /// the turn's share is used up (ready).
-    fn serve(&mut self, cx: &mut Context<'_>, upstream: &mut Upstream, env: &mut Env) -> Poll<()> {
-        let mut share = TURN_REQUESTS;
+    fn serve(&mut self, turn: &mut Turn<'_, '_>) -> Poll<()> {
         loop {
             if self.phase != Phase::Serving {
                 return Poll::Pending;
@@ -217,14 +242,14 @@ impl Session {
                 return Poll::Pending;
             }
             if self.input.is_empty() || self.starving {
-                match self.read(cx, upstream, env, &mut share) {
+                match self.read(turn) {
                     Poll::Ready(true) => {}
                     Poll::Ready(false) => return Poll::Ready(()),
                     Poll::Pending => return Poll::Pending,
                 }
             } else {
                 let input = mem::take(&mut self.input);
-                let (stop, input) = self.take_owned(input, cx, upstream, env, &mut share);
+                let (stop, input) = self.take_owned(input, turn);
                 self.input = input;
                 match stop {
                     Stop::Share => return Poll::Ready(()),
@@ -236,39 +261,33 @@ impl Session {
     }
 
     /// Reads once and takes what came. Ready with true to go on, with false when the turn's share is used up.
-    fn read(
-        &mut self,
-        cx: &mut Context<'_>,
-        upstream: &mut Upstream,
-        env: &mut Env,
-        share: &mut usize,
-    ) -> Poll<bool> {
-        if *share == 0 {
+    fn read(&mut self, turn: &mut Turn<'_, '_>) -> Poll<bool> {
+        if turn.share == 0 {
             return Poll::Ready(false);
         }
         if !self.input.is_empty() {
-            return self.read_more(cx, env, share);
+            return self.read_more(turn);
         }
-        if env.pool.memory().is_tight() {
-            env.thirsty.push(cx.waker().clone());
+        if turn.env.pool.memory().is_tight() {
+            turn.env.thirsty.push(turn.cx.waker().clone());
             return Poll::Pending;
         }
-        let count = match self.transport.poll_read(cx, &mut env.read_buffer) {
+        let count = match self.transport.poll_read(turn.cx, &mut turn.env.read_buffer) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(0)) => return self.end_of_input(),
             Poll::Ready(Err(_)) => return self.broken(),
             Poll::Ready(Ok(count)) => count,
         };
-        let buffer = mem::take(&mut env.read_buffer);
+        let buffer = mem::take(&mut turn.env.read_buffer);
         let bytes = buffer.get(..count).unwrap_or_default();
-        let (taken, stop) = self.take(bytes, cx, upstream, env, share);
+        let (taken, stop) = self.take(bytes, turn);
         let rest = bytes.get(taken..).unwrap_or_default();
         if !rest.is_empty() && self.phase == Phase::Serving {
             self.input = rest.to_vec();
-            env.pool.memory().resized(0, self.input.capacity());
+            turn.env.pool.memory().resized(0, self.input.capacity());
             self.starving = matches!(stop, Stop::Incomplete);
         }
-        env.read_buffer = buffer;
+        turn.env.read_buffer = buffer;
         match stop {
             Stop::Blocked => Poll::Pending,
             Stop::Share => Poll::Ready(false),
@@ -279,30 +298,33 @@ impl Session {
 
     /// Reads into the session's own buffer, which holds the beginning of a request. It grows with what arrives, at most
     /// doubling, never to what was announced.
-    fn read_more(&mut self, cx: &mut Context<'_>, env: &mut Env, share: &mut usize) -> Poll<bool> {
+    fn read_more(&mut self, turn: &mut Turn<'_, '_>) -> Poll<bool> {
         if self.position > 0 {
             self.input.drain(..mem::take(&mut self.position));
         }
         let before = self.input.capacity();
         if self.input.len() == before {
             let wanted = self.scanner.needed().clamp(before + TURN_BYTES / 4, (2 * before).max(TURN_BYTES));
-            if before >= TURN_BYTES && env.pool.memory().is_exhausted() {
-                tracing::warn!(client = self.state.id, "out of buffer memory: disconnecting the client that needs more");
+            if before >= TURN_BYTES && turn.env.pool.memory().is_exhausted() {
+                tracing::warn!(
+                    client = self.state.id,
+                    "out of buffer memory: disconnecting the client that needs more"
+                );
                 return self.broken();
             }
             self.input.reserve_exact(wanted - self.input.len());
-            env.pool.memory().resized(before, self.input.capacity());
+            turn.env.pool.memory().resized(before, self.input.capacity());
         }
         let room = (self.input.capacity() - self.input.len()).min(TURN_BYTES);
         let mut limited = (&mut self.input).limit(room);
-        match self.transport.poll_read_buf(cx, &mut limited) {
+        match self.transport.poll_read_buf(turn.cx, &mut limited) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Ok(0)) => self.end_of_input(),
             Poll::Ready(Err(_)) => self.broken(),
             Poll::Ready(Ok(count)) => {
                 self.starving = false;
                 // Large requests are taken in whole turns, not in as many reads as fit.
-                *share = if count == TURN_BYTES { 0 } else { *share };
+                turn.share = if count == TURN_BYTES { 0 } else { turn.share };
                 Poll::Ready(true)
             }
         }
@@ -320,25 +342,18 @@ impl Session {
     }
 
     /// Takes requests from the session's own buffer, which is given back as it is to be kept.
-    fn take_owned(
-        &mut self,
-        mut input: Vec<u8>,
-        cx: &mut Context<'_>,
-        upstream: &mut Upstream,
-        env: &mut Env,
-        share: &mut usize,
-    ) -> (Stop, Vec<u8>) {
+    fn take_owned(&mut self, mut input: Vec<u8>, turn: &mut Turn<'_, '_>) -> (Stop, Vec<u8>) {
         let bytes = input.get(self.position..).unwrap_or_default();
-        let (taken, stop) = self.take(bytes, cx, upstream, env, share);
+        let (taken, stop) = self.take(bytes, turn);
         self.position += taken;
         self.starving = matches!(stop, Stop::Incomplete);
         if let Stop::Large { id, muted } = stop {
             // Counted in the budget until the connection has written it.
             input.drain(..mem::take(&mut self.position));
-            upstream.send_owned(id, self.key, muted, mem::take(&mut input));
+            turn.upstream.send_owned(id, self.key, muted, mem::take(&mut input));
         } else if self.position == input.len() {
             self.position = 0;
-            env.pool.memory().resized(input.capacity(), 0);
+            turn.env.pool.memory().resized(input.capacity(), 0);
             input = Vec::new();
         }
         (stop, input)
@@ -351,40 +366,33 @@ impl Session {
     }
 
     /// Takes as many requests from `bytes` as can go on now; returns how many bytes they had.
-    fn take(
-        &mut self,
-        bytes: &[u8],
-        cx: &mut Context<'_>,
-        upstream: &mut Upstream,
-        env: &mut Env,
-        share: &mut usize,
-    ) -> (usize, Stop) {
+    fn take(&mut self, bytes: &[u8], turn: &mut Turn<'_, '_>) -> (usize, Stop) {
         let mut taken = 0;
         while taken < bytes.len() {
-            if *share == 0 {
+            if turn.share == 0 {
                 return (taken, Stop::Share);
             }
             let rest = bytes.get(taken..).unwrap_or_default();
-            let limits = if self.state.authenticated { &env.limits } else { &env.stranger_limits };
+            let limits = if self.state.authenticated { &turn.env.limits } else { &turn.env.stranger_limits };
             let request = match self.scanner.scan(rest, limits) {
                 Ok(Some(request)) => request,
                 Ok(None) => return (taken, Stop::Incomplete),
                 Err(error) => {
-                    self.protocol_error(error, env);
+                    self.protocol_error(error, turn.env);
                     return (bytes.len(), Stop::Exhausted);
                 }
             };
             let frame = rest.get(..request.len).unwrap_or_default();
-            match self.request(frame, request, cx, upstream, env) {
+            match self.request(frame, request, turn) {
                 Step::Done => taken += request.len,
                 Step::Blocked => return (taken, Stop::Blocked),
                 Step::Large { id, muted } if frame.len() == rest.len() => return (taken, Stop::Large { id, muted }),
                 Step::Large { id, muted } => {
-                    upstream.send(id, self.key, muted, frame);
+                    turn.upstream.send(id, self.key, muted, frame);
                     taken += request.len;
                 }
             }
-            *share -= 1;
+            turn.share -= 1;
             if self.phase != Phase::Serving {
                 return (bytes.len(), Stop::Exhausted);
             }
@@ -395,7 +403,10 @@ impl Session {
     /// After bytes that are no request nothing can be understood any more: the error follows the replies that are due.
     fn protocol_error(&mut self, error: ProtocolError, env: &mut Env) {
         if error == ProtocolError::CrossProtocol {
-            tracing::warn!(client = self.state.id, "closed a connection that speaks HTTP: possibly a cross-protocol attack");
+            tracing::warn!(
+                client = self.state.id,
+                "closed a connection that speaks HTTP: possibly a cross-protocol attack"
+            );
             self.phase = Phase::Dead;
             return;
         }
@@ -404,19 +415,12 @@ impl Session {
     }
 
     /// Puts one request into canonical form, if it is not, and decides about it.
-    fn request(
-        &mut self,
-        frame: &[u8],
-        request: Request,
-        cx: &mut Context<'_>,
-        upstream: &mut Upstream,
-        env: &mut Env,
-    ) -> Step {
+    fn request(&mut self, frame: &[u8], request: Request, turn: &mut Turn<'_, '_>) -> Step {
         match request.form {
-            Form::Array => self.dispatch(request.name.of(frame), frame, cx, upstream, env),
+            Form::Array => self.dispatch(request.name.of(frame), frame, turn),
             Form::Empty => Step::Done,
             Form::Inline | Form::Loose => {
-                let mut canonical = mem::take(&mut env.rewritten);
+                let mut canonical = mem::take(&mut turn.env.rewritten);
                 canonical.clear();
                 let words = if request.form == Form::Inline {
                     inline::split(frame).map(|words| inline::encode(words.iter(), &mut canonical))
@@ -426,90 +430,77 @@ impl Session {
                 };
                 let step = match words {
                     Err(error) => {
-                        self.protocol_error(error, env);
+                        self.protocol_error(error, turn.env);
                         Step::Done
                     }
                     Ok(()) => match Args::new(&canonical).next() {
-                        Some(name) => self.dispatch(name, &canonical, cx, upstream, env),
+                        Some(name) => self.dispatch(name, &canonical, turn),
                         None => Step::Done,
                     },
                 };
                 // A large one cannot be handed over with the buffer it was rewritten from.
                 let step = if let Step::Large { id, muted } = step {
-                    upstream.send(id, self.key, muted, &canonical);
+                    turn.upstream.send(id, self.key, muted, &canonical);
                     Step::Done
                 } else {
                     step
                 };
-                env.rewritten = canonical;
-                env.rewritten.shrink_to(TURN_BYTES);
+                turn.env.rewritten = canonical;
+                turn.env.rewritten.shrink_to(TURN_BYTES);
                 step
             }
         }
     }
 
     /// Decides about one canonical request.
-    fn dispatch(
-        &mut self,
-        name: &[u8],
-        frame: &[u8],
-        cx: &mut Context<'_>,
-        upstream: &mut Upstream,
-        env: &mut Env,
-    ) -> Step {
+    fn dispatch(&mut self, name: &[u8], frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
         let args = Args::new(frame);
         let route = route::route(name, args.clone());
-        if !self.state.authenticated && !matches!(route, Route::Local(Local::Auth | Local::Hello | Local::Quit | Local::Reset)) {
-            return self.answer_with(env, |out| build::error(refusal::NOAUTH, out));
+        if !self.state.authenticated
+            && !matches!(route, Route::Local(Local::Auth | Local::Hello | Local::Quit | Local::Reset))
+        {
+            return self.answer_with(turn.env, |out| build::error(refusal::NOAUTH, out));
         }
         match route {
-            Route::Shared { slow } => self.forward(frame, slow, cx, upstream, env),
-            Route::Local(local) => self.local(local, args, frame, cx, upstream, env),
+            Route::Shared { slow } => self.forward(frame, slow, turn),
+            Route::Local(local) => self.local(local, args, frame, turn),
             Route::Refused(cause) => {
-                let identity = upstream.shared().identity();
-                self.answer_with(env, |out| refusal::refuse(cause, &args, identity, out))
+                let identity = turn.upstream.shared().identity();
+                self.answer_with(turn.env, |out| refusal::refuse(cause, &args, identity, out))
             }
         }
     }
 
-    fn local(
-        &mut self,
-        local: Local,
-        args: Args<'_>,
-        frame: &[u8],
-        cx: &mut Context<'_>,
-        upstream: &mut Upstream,
-        env: &mut Env,
-    ) -> Step {
-        if local == Local::Hello && upstream.shared().identity().greeting().is_none() {
+    fn local(&mut self, local: Local, args: Args<'_>, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
+        if local == Local::Hello && turn.upstream.shared().identity().greeting().is_none() {
             // The first contact is under way or fails; its outcome decides what we say of the server.
             let want = Want { client: self.key, lane: self.lane, bound: self.bound, usage: Use::Normal };
-            if matches!(upstream.reserve(want, cx.waker()), Reserve::Wait) {
+            if matches!(turn.upstream.reserve(want, turn.cx.waker()), Reserve::Wait) {
                 return Step::Blocked;
             }
         }
         let before = self.lane_key();
-        let mut out = mem::take(&mut env.reply);
+        let mut out = mem::take(&mut turn.env.reply);
         out.clear();
         let (state, transport) = (&mut self.state, &self.transport);
         let answer_env = local::Env {
-            password: env.password.as_ref(),
-            identity: upstream.shared().identity(),
-            database: upstream.shared().default_database(),
+            password: turn.env.password.as_ref(),
+            identity: turn.upstream.shared().identity(),
+            database: turn.upstream.shared().default_database(),
             addresses: &|| (transport.peer(), transport.local()),
         };
         let answer = local::answer(local, args, state, &answer_env, &mut out);
         let step = match answer {
-            Answer::Forward => self.forward(frame, false, cx, upstream, env),
-            Answer::Select(database) => self.select(database, cx, upstream, env),
+            Answer::Forward => self.forward(frame, false, turn),
+            Answer::Select(database) => self.select(database, turn),
             Answer::Silent => Step::Done,
             Answer::Shown => {
-                self.answer_local(&out, env);
+                self.answer_local(&out, turn.env);
                 Step::Done
             }
             Answer::Reply | Answer::Quit => {
                 if !self.state.mutes_next() {
-                    self.answer_local(&out, env);
+                    self.answer_local(&out, turn.env);
                 }
                 if answer == Answer::Quit {
                     self.phase = Phase::Finishing { linger: true };
@@ -517,32 +508,32 @@ impl Session {
                 Step::Done
             }
         };
-        env.reply = out;
+        turn.env.reply = out;
         if self.lane_key() != before {
-            self.lane = upstream.lane(self.lane_key());
+            self.lane = turn.upstream.lane(self.lane_key());
         }
         step
     }
 
     /// Changes the database. One that was not seen before is asked for upstream first: to be told `OK` and then be refused
     /// at every command would be worse.
-    fn select(&mut self, database: u32, cx: &mut Context<'_>, upstream: &mut Upstream, env: &mut Env) -> Step {
-        if !upstream.knows_database(database) && database != upstream.shared().default_database() {
+    fn select(&mut self, database: u32, turn: &mut Turn<'_, '_>) -> Step {
+        if !turn.upstream.knows_database(database) && database != turn.upstream.shared().default_database() {
             let key = LaneKey { database, ..self.lane_key() };
-            match upstream.try_database(key, self.key, cx.waker()) {
+            match turn.upstream.try_database(key, self.key, turn.cx.waker()) {
                 Reserve::Ready(_) => {}
                 Reserve::Wait => return Step::Blocked,
                 Reserve::Unavailable(Error::Database(reply)) => {
-                    return self.answer_with(env, |out| build::error(&reply, out));
+                    return self.answer_with(turn.env, |out| build::error(&reply, out));
                 }
-                Reserve::Unavailable(_) if database < upstream.shared().databases() => {}
+                Reserve::Unavailable(_) if database < turn.upstream.shared().databases() => {}
                 Reserve::Unavailable(error) => {
-                    return self.answer_with(env, |out| out.extend_from_slice(&error.reply()));
+                    return self.answer_with(turn.env, |out| out.extend_from_slice(&error.reply()));
                 }
             }
         }
         self.state.database = database;
-        self.answer_with(env, |out| build::simple("OK", out))
+        self.answer_with(turn.env, |out| build::simple("OK", out))
     }
 
     fn lane_key(&self) -> LaneKey {
@@ -550,25 +541,18 @@ impl Session {
     }
 
     /// Sends a request over the client's lane.
-    fn forward(
-        &mut self,
-        frame: &[u8],
-        slow: bool,
-        cx: &mut Context<'_>,
-        upstream: &mut Upstream,
-        env: &mut Env,
-    ) -> Step {
+    fn forward(&mut self, frame: &[u8], slow: bool, turn: &mut Turn<'_, '_>) -> Step {
         if frame.len() >= BULK_ITEM {
-            self.count_bulk(frame.len(), env.tick);
+            self.count_bulk(frame.len(), turn.env.tick);
         }
-        let usage = if slow || env.tick < self.bulk.2 { Use::Bulk } else { Use::Normal };
+        let usage = if slow || turn.env.tick < self.bulk.2 { Use::Bulk } else { Use::Normal };
         let want = Want { client: self.key, lane: self.lane, bound: self.bound, usage };
-        if self.bound.is_some_and(|id| !upstream.is_of_lane(id, self.lane)) {
+        if self.bound.is_some_and(|id| !turn.upstream.is_of_lane(id, self.lane)) {
             // A change of lane is a barrier: what is unanswered on the old one comes first.
             self.wake_at = Some(0);
             return Step::Blocked;
         }
-        match upstream.reserve(want, cx.waker()) {
+        match turn.upstream.reserve(want, turn.cx.waker()) {
             Reserve::Ready(id) => {
                 let muted = self.state.mutes_next();
                 self.bound = Some(id);
@@ -576,11 +560,11 @@ impl Session {
                 if frame.len() >= OWN_BUFFER {
                     return Step::Large { id, muted };
                 }
-                upstream.send(id, self.key, muted, frame);
+                turn.upstream.send(id, self.key, muted, frame);
                 Step::Done
             }
             Reserve::Wait => Step::Blocked,
-            Reserve::Unavailable(error) => self.answer_with(env, |out| out.extend_from_slice(&error.reply())),
+            Reserve::Unavailable(error) => self.answer_with(turn.env, |out| out.extend_from_slice(&error.reply())),
         }
     }
 
@@ -718,7 +702,12 @@ impl Session {
         let over = self.backlog() > env.output_limit;
         if over || (self.backlog() > env.fair_backlog() && env.pool.memory().is_exhausted()) {
             let (backlog, reason) = (self.backlog(), if over { "client output limit" } else { "out of buffer memory" });
-            tracing::warn!(client = self.state.id, backlog, reason, "disconnecting a client that does not read its replies");
+            tracing::warn!(
+                client = self.state.id,
+                backlog,
+                reason,
+                "disconnecting a client that does not read its replies"
+            );
             self.kill();
         }
     }

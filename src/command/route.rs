@@ -110,7 +110,10 @@ fn subcommand<'a>(parent: &Command, mut args: impl Iterator<Item = &'a [u8]>) ->
     let Some(name) = args.nth(1) else { return Route::Shared { slow: false } };
     match table::find_sub(parent, name).map(|found| PLANS.get(found.index())) {
         Some(Some(Plan::Fixed(route))) => *route,
-        Some(Some(Plan::UnlessBlocking | Plan::Subcommand) | None) | None => Route::Refused(Cause::UnknownSubcommand),
+        Some(Some(Plan::UnlessBlocking | Plan::Subcommand) | None) => Route::Refused(Cause::UnknownSubcommand),
+        // Of these containers some subcommands belong to the connection, and so may those that we do not know.
+        None if matches!(parent.kind, Kind::Connection | Kind::Script) => Route::Refused(Cause::UnknownSubcommand),
+        None => Route::Shared { slow: false },
     }
 }
 
@@ -171,11 +174,23 @@ mod tests {
         assert_eq!(of("MONITOR"), Route::Refused(Cause::ClientState));
         assert_eq!(of("NOSUCH x"), Route::Refused(Cause::Unknown));
         assert_eq!(of("CLIENT NOSUCH"), Route::Refused(Cause::UnknownSubcommand));
+        assert_eq!(of("OBJECT NOSUCH"), Route::Shared { slow: false });
     }
 
     #[test]
     fn nothing_that_keeps_state_on_the_connection_is_shared() {
-        for name in ["readonly", "readwrite", "asking", "multi", "exec", "monitor", "sync", "psync", "wait", "himport prepare a b"] {
+        for name in [
+            "readonly",
+            "readwrite",
+            "asking",
+            "multi",
+            "exec",
+            "monitor",
+            "sync",
+            "psync",
+            "wait",
+            "himport prepare a b",
+        ] {
             assert!(!matches!(of(name), Route::Shared { .. }), "{name}");
         }
     }

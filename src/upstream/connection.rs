@@ -13,15 +13,19 @@
 //! Invariants: reading and writing advance independently at every poll (two full socket buffers would deadlock a
 //! connection that waits for its write before it reads). A reply that nobody waits for, or bytes that are no reply, end
 //! the connection: it is never resynchronised, because an error of one would give every client another's data.
-//! Reading never stops because a client does not take its replies.
+//! Reading never stops because a client does not take its replies; it is slowed down, a millisecond at a time, while a
+//! client that keeps taking a very large one lags behind ([`Replies::lags`]).
 
 use std::collections::{HashMap, VecDeque};
+use std::future::Future;
 use std::io::{self, IoSlice};
 use std::mem;
 use std::ops::Range;
+use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::error::Error;
 use super::pool::Permit;
@@ -41,6 +45,9 @@ const STREAM_FROM: usize = 64 * 1024;
 
 /// Bytes read from upstream in one turn, besides a held-back reply.
 const READ_TURN: usize = 192 * 1024;
+
+/// How long reading pauses for a client that lags behind in taking a large reply.
+const PACE: Duration = Duration::from_millis(1);
 
 /// Size of the worker's read buffer for upstream connections.
 pub(crate) const READ_BUFFER: usize = STREAM_FROM + READ_TURN;
@@ -86,6 +93,9 @@ pub(crate) trait Replies {
     fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool);
     /// The reply to `entry` will not come, or not the rest of it.
     fn fail(&mut self, entry: InFlight, outcome: Outcome);
+    /// True if this client has much to take still, and has taken a good deal since the last time this was asked: then
+    /// waiting a moment spares us the memory, and a client that stops taking cannot make us wait.
+    fn lags(&mut self, client: ClientKey) -> bool;
     /// Ends a batch: everything delivered leaves now, while `buffer` is still what it was.
     fn flush(&mut self, buffer: &[u8]);
 }
@@ -116,6 +126,8 @@ pub(crate) struct Connection {
     /// The task that drives it, and whether that was woken since its last turn.
     task: Option<Waker>,
     scheduled: bool,
+    /// Reading goes on when this has passed.
+    pause: Option<Pin<Box<Sleep>>>,
     /// Clients that wait until there is room, or until the connection is at rest.
     waiting: HashMap<ClientKey, Waker>,
     /// Push messages dropped.
@@ -142,6 +154,7 @@ impl Connection {
             fresh: false,
             task: None,
             scheduled: false,
+            pause: None,
             waiting: HashMap::new(),
             pushes: 0,
         }
@@ -154,9 +167,7 @@ impl Connection {
 
     /// True if a request may be added.
     pub(crate) fn has_room(&self) -> bool {
-        !self.withdrawn
-            && self.in_flight.len() < MAX_IN_FLIGHT
-            && self.accepted - self.answered < MAX_IN_FLIGHT_BYTES
+        !self.withdrawn && self.in_flight.len() < MAX_IN_FLIGHT && self.accepted - self.answered < MAX_IN_FLIGHT_BYTES
     }
 
     /// True if nothing is outstanding in either direction.
@@ -279,12 +290,13 @@ impl Connection {
 
     /// Reads and settles one buffer; a full one means that there is more, which waits for the next turn, so that the
     /// clients' tasks come between.
-    fn read(
-        &mut self,
-        cx: &mut Context<'_>,
-        buffer: &mut [u8],
-        clients: &mut impl Replies,
-    ) -> Result<(), Error> {
+    fn read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8], clients: &mut impl Replies) -> Result<(), Error> {
+        if let Some(pause) = &mut self.pause {
+            if pause.as_mut().poll(cx).is_pending() {
+                return Ok(());
+            }
+            self.pause = None;
+        }
         loop {
             let held = self.held_back.len();
             let space = buffer.get_mut(held..held + READ_TURN).unwrap_or_default();
@@ -303,19 +315,16 @@ impl Connection {
             settled?;
             if count == READ_TURN {
                 cx.waker().wake_by_ref();
+                if self.streaming && self.in_flight.front().is_some_and(|entry| clients.lags(entry.client)) {
+                    self.pause = Some(Box::pin(sleep(PACE)));
+                }
                 return Ok(());
             }
         }
     }
 
     /// Hands on the replies in `buffer[..end]`, of which everything before `new` was scanned earlier.
-    fn settle(
-        &mut self,
-        buffer: &[u8],
-        new: usize,
-        end: usize,
-        clients: &mut impl Replies,
-    ) -> Result<(), Error> {
+    fn settle(&mut self, buffer: &[u8], new: usize, end: usize, clients: &mut impl Replies) -> Result<(), Error> {
         let (mut start, mut position) = (0, new);
         while position < end {
             let bytes = buffer.get(position..end).unwrap_or_default();

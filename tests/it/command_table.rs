@@ -437,7 +437,7 @@ fn dependency(variable: &str) -> String {
 /// A reply in RESP2.
 #[derive(Debug)]
 enum Reply {
-    Array(Vec<Reply>),
+    Array(Vec<Self>),
     Error(String),
     Number(i64),
     Text(String),

@@ -6,12 +6,15 @@
 //! the tests themselves.
 
 #![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
     clippy::expect_used,
     clippy::panic,
     clippy::print_stdout,
     clippy::print_stderr,
     clippy::let_underscore_must_use,
-    reason = "a test fails by a panic, and prints figures"
+    unreachable_pub,
+    reason = "a test fails by a panic, prints figures, and lives in real time"
 )]
 
 mod bounds;

@@ -76,7 +76,7 @@ fn alone_memory_returns_after_a_burst() {
     let start = Instant::now();
     let mut after = resident_bytes(pid);
     while after > bound && start.elapsed() < RETURN {
-        std::thread::sleep(Duration::from_millis(20));
+        thread::sleep(Duration::from_millis(20));
         after = resident_bytes(pid);
     }
     figures.add("returned_to_kib", after / 1024);

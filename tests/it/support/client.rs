@@ -40,13 +40,13 @@ impl Client {
                 Stream::Tcp(stream)
             }
         };
-        let mut client = Self { stream, buffer: vec![0; FIRST_ROOM], unread: 0..0 };
+        let client = Self { stream, buffer: vec![0; FIRST_ROOM], unread: 0..0 };
         client.set_patience(PATIENCE)?;
         Ok(client)
     }
 
     /// How long reads and writes may take before they fail.
-    pub fn set_patience(&mut self, limit: Duration) -> io::Result<()> {
+    pub fn set_patience(&self, limit: Duration) -> io::Result<()> {
         match &self.stream {
             Stream::Tcp(stream) => {
                 stream.set_read_timeout(Some(limit)).and_then(|()| stream.set_write_timeout(Some(limit)))
@@ -134,7 +134,7 @@ impl Client {
     }
 
     /// Says that nothing more will be sent.
-    pub fn finish_sending(&mut self) {
+    pub fn finish_sending(&self) {
         let done = match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),

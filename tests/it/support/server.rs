@@ -133,15 +133,22 @@ impl Server {
             .stdout(fs::File::create(log).expect("the log can be made"))
             .stderr(Stdio::null())
             .spawn();
-        let mut child = child.unwrap_or_else(|error| {
+        let child = child.unwrap_or_else(|error| {
             panic!("{} does not start ({error}): run tests/install", self.kind.binary().display())
         });
-        let mut ended = false;
-        wait_until("the server answers PING", PATIENCE, || {
-            ended = child.try_wait().expect("the server can be waited for").is_some();
-            ended || self.answers_as(child.id())
-        });
-        self.child = (!ended).then_some(child);
+        let pid = child.id();
+        // Ours from now on, so that it is ended even if it never answers.
+        self.child = Some(child);
+        wait_until("the server answers PING", PATIENCE, || self.has_ended() || self.answers_as(pid));
+    }
+
+    /// Whether the server has ended by itself; forgets it then.
+    fn has_ended(&mut self) -> bool {
+        let ended = |child: &mut Child| child.try_wait().expect("the server can be waited for").is_some();
+        if self.child.as_mut().is_some_and(ended) {
+            self.child = None;
+        }
+        self.child.is_none()
     }
 
     fn password(&self) -> Option<&str> {
