@@ -1,4 +1,103 @@
-//! Outrigger, a Redis sidecar (architecture page to come).
+//! Outrigger, a Redis sidecar: any number of unmodified Redis clients talk to a real Redis over a handful of
+//! connections.
+//!
+//! This page is the map of the code. What the program does for its users is in the README.
+//!
+//! # The life of a command
+//!
+//! ```text
+//! client socket ─▶ session ──▶ route ──▶ lane: shared upstream connection ──▶ Redis
+//!                     │          ├──▶ local answer (PING, HELLO, SELECT, CLIENT SETNAME, …)
+//!    reply queue ◀────┘          └──▶ refusal (what would need a connection of its own)
+//!    (client order)
+//!         ▲
+//!         └──────── in-flight queue of the upstream connection (pairs reply with request)
+//! ```
+//!
+//! Two queues explain the whole proxy, and the idea is twemproxy's. The *in-flight queue* of each upstream connection
+//! pairs replies with requests: Redis answers in order, so the next reply belongs to the oldest entry. The *reply queue*
+//! of each client restores the client's order where answers come from different places.
+//!
+//! To follow one `GET` in the code:
+//!
+//! 1. `client/session.rs`, `Session::drive`: the client's task is woken because its socket is readable, reads into the
+//!    worker's buffer, and `take`s one request after the other.
+//! 2. [`resp::request`] finds the request's end and its name, [`command::route`] decides that it is shared.
+//! 3. `upstream.rs`, `Upstream::reserve` chooses a connection of the client's lane; `send` appends the request's bytes to
+//!    that connection's outgoing queue and an entry to its in-flight queue, and wakes the connection's task.
+//! 4. `upstream/connection.rs`, `Connection::turn`: when all readable clients have had their turn, everything queued
+//!    leaves in one write. When replies arrive, [`resp::reply`] finds their ends, and each is handed to its client.
+//! 5. `client/session.rs`, `Session::deliver` and `flush`: at the end of the batch all replies of one client leave in one
+//!    write, straight from the buffer they were read into.
+//!
+//! # Modules, in reading order
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`resp`] | where requests and replies begin and end; building the replies of our own |
+//! | [`command`] | facts about commands, and where each request goes: pure decisions |
+//! | `buffer` | byte queues, and the budget of memory they take |
+//! | `transport` | a socket of any kind |
+//! | [`upstream`] | one worker's side towards Redis: lanes, connections, dialling, the pool's bound |
+//! | [`client`] | one worker's clients: sessions, reply queues, local answers; listeners |
+//! | `worker` | the thread that owns both sides, and the tasks that drive them |
+//! | [`config`] | what was typed, and what is meant |
+//! | [`check`] | `outrigger check` |
+//! | [`observe`] | the log |
+//! | [`app`] | composition: bind, start, accept, stop |
+//!
+//! Dependencies point one way: `main → app → worker → client → {command, upstream} → {resp, buffer, transport}`, with
+//! `config` above the parts whose settings it fills in. `resp` and `command` are leaves. A test holds the source against
+//! this.
+//!
+//! # Threads, tasks, and who owns what
+//!
+//! | | owns | ends |
+//! |---|---|---|
+//! | main thread | listeners, signals | on SIGTERM or SIGINT |
+//! | worker threads (`--workers`) | their clients and upstream connections outright, in one state that is borrowed for one poll at a time and never across an await | with the process |
+//! | a task for each client | nothing: it calls `Clients::drive` | when the session is over |
+//! | a task for each upstream connection | nothing: it calls `Upstream::drive` | when the connection is gone |
+//! | a short-lived task for each dial or switch | the socket being made, and its permit | with an `Event` to its worker |
+//!
+//! # Invariants
+//!
+//! - Nothing on the request path crosses a thread, takes a lock, starts a task, arms a timer, or allocates. Workers meet
+//!   only in the count of permits (at dial and close), the memory budget (when a buffer is taken or given back), and the
+//!   listeners' choice of a worker.
+//! - Requests and replies are forwarded as the bytes that arrived, once scanned. What is not canonical is rewritten.
+//!   Nothing is converted between RESP2 and RESP3: each has its own connections.
+//! - No command that reads or leaves state on its connection ever travels on a lane, and what the table does not know
+//!   counts as such.
+//! - A client has unanswered requests on one upstream connection at most, and moves only when it has none. Change of
+//!   database or protocol is a change of lane, hence a barrier.
+//! - A surplus reply, or bytes that are no reply, close the upstream connection. It is never resynchronised.
+//! - Reading and writing an upstream connection advance independently. Reading never waits for a client that has stopped
+//!   reading.
+//! - Every queue has a bound: requests and bytes in flight for each connection, outstanding replies and unread bytes for
+//!   each client, clients, permits, and one budget of memory for all buffers.
+//! - An idle session holds no buffer.
+//! - Bytes from the network never panic; `unsafe` is denied but for one documented call in `main.rs`.
+//!
+//! # Where the code differs from the design
+//!
+//! - Bulk traffic, which moves a client to its lane's second connection, counts only requests and replies of 4 KiB or
+//!   more: many small ones do not hold up their neighbours.
+//! - An upstream connection is never stopped for a client that does not read. For one that does, but more slowly than a
+//!   reply of many megabytes arrives, reading is slowed down a millisecond at a time, and only while the client keeps
+//!   taking at least 64 KiB in each. Otherwise a client that reads all the time would be cut off at the output limit
+//!   because Redis is faster.
+//! - The rotation of lanes over a pool that is smaller than their number has a quantum of 10 ms.
+//! - Requests over 1 MiB are held whole and sent over a lane, its bulk connection if the client is free to move; they
+//!   will stream over a lease once there are leases.
+//!
+//! # Words
+//!
+//! *Client*: who connects to us. *Session*: our side of it. *Upstream*: the Redis behind us. *Connection*: one upstream
+//! socket. *Lane*: the shared connections that agree on database and protocol. *Request*, *reply*: Redis' words.
+//! *In flight*: sent, and not yet answered. *Tombstone*: the in-flight entry of a client that left. *Permit*: the right to
+//! one upstream connection. *Starved*: a lane that waits for a connection somebody gives up. *Withdrawn*: a connection
+//! that takes no more requests because somebody waits for it. *Muted*: a reply the client asked not to see.
 
 pub mod app;
 mod buffer;
