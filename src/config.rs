@@ -42,7 +42,8 @@ pub enum Command {
 /// Settings as typed.
 #[derive(Debug, clap::Args)]
 pub struct Settings {
-    /// The real Redis: redis://[[user]:password@]host[:port][/database] or unix:///path/to/socket[?db=N].
+    /// The real Redis: redis://user:password@host:port/database, of which only the host is needed, or
+    /// unix:///path/to/socket?db=N.
     #[arg(long, env = "OUTRIGGER_UPSTREAM", value_name = "URL", required = true, hide_env_values = true)]
     pub upstream: Option<String>,
 
@@ -229,7 +230,8 @@ impl Settings {
 
 /// The upstream's URL taken apart.
 fn target(text: &str) -> Result<Target, Error> {
-    const FORM: &str = "give redis://[[user]:password@]host[:port][/database] or unix:///path/to/socket";
+    const FORM: &str =
+        "give redis://host:6379, redis://user:password@host:port/database or unix:///path/to/socket?db=N";
     // The URL may hold a password, so the error must not repeat it.
     let url = Url::parse(text).map_err(|error| wrong("upstream", format!("not a URL ({error}): {FORM}")))?;
     let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();

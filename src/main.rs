@@ -6,7 +6,6 @@ use clap::Parser;
 use outrigger::config::{Args, Command, Config, Settings};
 use outrigger::{app, check, observe};
 
-
 /// Exit code of a usage error, as in BSD's sysexits.
 const USAGE: u8 = 64;
 
