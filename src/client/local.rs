@@ -7,6 +7,7 @@
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
+use super::refusal;
 use super::state::{Mute, State};
 use crate::command::route::Local;
 use crate::resp::build;
@@ -129,8 +130,7 @@ fn hello(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>
                 state.name = name.into();
             }
         } else {
-            let option = String::from_utf8_lossy(option).into_owned();
-            return build::error(&format!("ERR Syntax error in HELLO option '{option}'"), out);
+            return build::error([b"ERR Syntax error in HELLO option '", option, b"'"].concat(), out);
         }
     }
     if let Some((user, password)) = login {
@@ -140,7 +140,7 @@ fn hello(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>
         state.authenticated = true;
     }
     if !state.authenticated {
-        return build::error(&hello_needs_auth(env.identity), out);
+        return build::error(hello_needs_auth(env.identity), out);
     }
     if let Some(name) = name {
         if !is_printable(name) {
@@ -273,8 +273,8 @@ fn switch(mode: &[u8], local: Local, out: &mut Vec<u8>) -> Answer {
         build::simple("OK", out);
         Answer::Reply
     } else if mode.eq_ignore_ascii_case(b"on") {
-        let name = if local == Local::ClientNoEvict { "CLIENT NO-EVICT ON" } else { "CLIENT NO-TOUCH ON" };
-        build::error(&super::refusal::needs_own_connection(name), out);
+        let name: &[u8] = if local == Local::ClientNoEvict { b"CLIENT NO-EVICT ON" } else { b"CLIENT NO-TOUCH ON" };
+        build::error(refusal::needs_own_connection(name), out);
         Answer::Reply
     } else {
         Answer::Forward

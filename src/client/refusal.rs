@@ -16,50 +16,50 @@ const QUOTED: usize = 128;
 /// Appends the error for a request that cannot share a connection.
 pub(super) fn refuse(cause: Cause, args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
     let mut words = args.clone();
-    let name = text(words.next().unwrap_or_default(), QUOTED);
-    let second = text(words.next().unwrap_or_default(), QUOTED);
+    let name = quoted(words.next().unwrap_or_default(), QUOTED);
+    let second = quoted(words.next().unwrap_or_default(), QUOTED);
     let old = identity.is_before(7, 0);
     let error = match cause {
-        Cause::Unknown => unknown_command(&name, args, old),
-        Cause::UnknownSubcommand => unknown_subcommand(&name, &second, old),
-        Cause::ClientState if name.eq_ignore_ascii_case("client") => {
-            needs_own_connection(&format!("CLIENT {}", second.to_uppercase()))
+        Cause::Unknown => unknown_command(name, args, old),
+        Cause::UnknownSubcommand => unknown_subcommand(name, second, old),
+        Cause::ClientState if name.eq_ignore_ascii_case(b"client") => {
+            needs_own_connection(&[b"CLIENT ", second.to_ascii_uppercase().as_slice()].concat())
         }
         Cause::Blocking | Cause::ClientState | Cause::Subscription | Cause::Transaction => {
-            needs_own_connection(&name.to_uppercase())
+            needs_own_connection(&name.to_ascii_uppercase())
         }
     };
-    build::error(&error, out);
+    build::error(error, out);
 }
 
 /// The error for a command that would need an upstream connection of its own.
-pub(super) fn needs_own_connection(command: &str) -> String {
-    format!("ERR '{command}' needs an upstream connection of its own, which outrigger does not offer yet")
+pub(super) fn needs_own_connection(command: &[u8]) -> Vec<u8> {
+    [b"ERR '", command, b"' needs an upstream connection of its own, which outrigger does not offer yet"].concat()
 }
 
-/// The words changed with Redis 7.
-fn unknown_command(name: &str, args: &Args<'_>, old: bool) -> String {
-    let (quote, end) = if old { ('`', ", ") } else { ('\'', " ") };
-    let mut quoted = String::new();
+/// The words changed with Redis 7. Arguments are quoted as they are, text or not.
+fn unknown_command(name: &[u8], args: &Args<'_>, old: bool) -> Vec<u8> {
+    let (quote, end) = if old { (b"`".as_slice(), b"`, ".as_slice()) } else { (b"'".as_slice(), b"' ".as_slice()) };
+    let mut error = [b"ERR unknown command ".as_slice(), quote, name, quote, b", with args beginning with: "].concat();
+    let mut room = QUOTED;
     for arg in args.clone().skip(1) {
-        if quoted.len() >= QUOTED {
+        let arg = quoted(arg, room);
+        error.extend_from_slice(&[quote, arg, end].concat());
+        room = room.saturating_sub(quote.len() + arg.len() + end.len());
+        if room == 0 {
             break;
         }
-        let room = QUOTED - quoted.len();
-        quoted.push_str(&format!("{quote}{}{quote}{end}", text(arg, room)));
     }
-    format!("ERR unknown command {quote}{name}{quote}, with args beginning with: {quoted}")
+    error
 }
 
-fn unknown_subcommand(container: &str, name: &str, old: bool) -> String {
-    let container = container.to_uppercase();
-    if old {
-        format!("ERR Unknown subcommand or wrong number of arguments for '{name}'. Try {container} HELP.")
-    } else {
-        format!("ERR unknown subcommand '{name}'. Try {container} HELP.")
-    }
+fn unknown_subcommand(container: &[u8], name: &[u8], old: bool) -> Vec<u8> {
+    let container = container.to_ascii_uppercase();
+    let what: &[u8] =
+        if old { b"ERR Unknown subcommand or wrong number of arguments for '" } else { b"ERR unknown subcommand '" };
+    [what, name, b"'. Try ", &container, b" HELP."].concat()
 }
 
-fn text(bytes: &[u8], limit: usize) -> String {
-    String::from_utf8_lossy(bytes.get(..limit).unwrap_or(bytes)).into_owned()
+fn quoted(bytes: &[u8], limit: usize) -> &[u8] {
+    bytes.get(..limit).unwrap_or(bytes)
 }

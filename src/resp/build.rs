@@ -6,14 +6,14 @@ use std::io::Write;
 
 /// Appends a simple string; `text` must not contain line ends.
 pub fn simple(text: &str, out: &mut Vec<u8>) {
-    line(b'+', text, out);
+    line(b'+', text.as_bytes(), out);
 }
 
 /// Appends an error line; `text` begins with its code. Line ends in it become spaces, as in Redis, because they would end
 /// the reply.
-pub fn error(text: &str, out: &mut Vec<u8>) {
+pub fn error(text: impl AsRef<[u8]>, out: &mut Vec<u8>) {
     let start = out.len() + 1;
-    line(b'-', text, out);
+    line(b'-', text.as_ref(), out);
     let end = out.len() - 2;
     for byte in out.get_mut(start..end).unwrap_or_default() {
         if matches!(byte, b'\r' | b'\n') {
@@ -52,9 +52,9 @@ fn number(sort: u8, value: u64, out: &mut Vec<u8>) {
     let _ = write!(out, "{}{value}\r\n", char::from(sort));
 }
 
-fn line(sort: u8, text: &str, out: &mut Vec<u8>) {
+fn line(sort: u8, text: &[u8], out: &mut Vec<u8>) {
     out.push(sort);
-    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(text);
     out.extend_from_slice(b"\r\n");
 }
 

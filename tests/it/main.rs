@@ -26,3 +26,4 @@ mod order;
 mod program;
 mod protocol;
 mod support;
+mod tidy;

@@ -109,14 +109,17 @@ const UNKNOWN: &[&[u8]] = &[
     b"$5\r\n",
     b":1\r\n",
     b"+OK\r\n",
-    b"{\"json\": true}\r\n",
     b"\x16\x03\x01\x02\x01\x01\n",
-    b"NOSUCH a b \"c d\" \x01\xff\r\n",
+    b"NOSUCH a b \"c d\" \x01\r\n",
     b"*2\r\n$6\r\nNOSUCH\r\n$3\r\na\r\n\r\n",
     b"*1\r\n$0\r\n\r\n",
     b"ECHO\x0ba\r\n",
     b"*2\r\n$3\r\nG T\r\n$1\r\nk\r\n",
 ];
+
+/// Commands that nobody knows where Valkey 9.1 differs from Redis: it understands quotes within a word, and leaves bytes
+/// above 0x7f out when it quotes what it got.
+const UNKNOWN_TO_REDIS: &[&[u8]] = &[b"{\"json\": true}\r\n", b"NOSUCH a \x01\xff\r\n"];
 
 /// How the bytes are handed over.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -158,10 +161,10 @@ fn endless_lines_are_refused_in_the_servers_words() {
 }
 
 #[test]
-#[ignore = "an unknown command takes a lease, and leases are not built yet"]
 fn garbage_that_reads_as_a_command_is_unknown_in_the_servers_words() {
     Bench::for_each_server(|bench| {
-        for input in UNKNOWN {
+        let by_redis = if bench.kind == Kind::Valkey91 { &[] } else { UNKNOWN_TO_REDIS };
+        for input in UNKNOWN.iter().chain(by_redis) {
             bench.compare(input, b"QUIT\r\n", Pieces::Whole);
             bench.compare(input, b"QUIT\r\n", Pieces::SingleBytes);
         }
