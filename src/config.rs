@@ -3,13 +3,18 @@
 //! Every flag has a twin in the environment (`--pool-size`, `OUTRIGGER_POOL_SIZE`); the flag wins. Errors name both, and
 //! say what to do. Each part of the program owns its own settings; this file sits above them and fills them in.
 
+#[cfg(test)]
+mod tests;
+
 use std::fmt;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::builder::BoolishValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 use url::{Host, Url};
@@ -22,7 +27,7 @@ const REDIS_PORT: u16 = 6379;
 
 /// A Redis sidecar: point REDIS_URL at it, and it holds a few connections to the real Redis for all clients.
 #[derive(Debug, Parser)]
-#[command(name = "outrigger", version, max_term_width = 100, subcommand_negates_reqs = true)]
+#[command(name = "outrigger", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Args {
     /// What to do instead of serving.
     #[command(subcommand)]
@@ -30,6 +35,35 @@ pub struct Args {
     /// Settings, the same for serving and for `check`.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+impl Args {
+    /// Reads the command line and the environment.
+    ///
+    /// # Errors
+    /// What clap has to say, which includes help and version, and a hint where a value may have come from the
+    /// environment.
+    pub fn read() -> Result<Self, (clap::Error, Option<String>)> {
+        let command = Self::command().mut_args(|arg| arg.hide_env_values(true));
+        let parsed = command.try_get_matches().and_then(|matches| Self::from_arg_matches(&matches));
+        parsed.map_err(|error| {
+            let hint = match error.get(ContextKind::InvalidArg) {
+                Some(ContextValue::String(arg)) if error.kind() == ErrorKind::ValueValidation => {
+                    arg.strip_prefix("--").map(|arg| {
+                        let flag = arg.split(' ').next().unwrap_or_default();
+                        format!("The value may also come from the environment: {}", variable(flag))
+                    })
+                }
+                _ => None,
+            };
+            (error, hint)
+        })
+    }
+}
+
+/// The environment twin of a flag.
+fn variable(flag: &str) -> String {
+    format!("OUTRIGGER_{}", flag.replace('-', "_").to_uppercase())
 }
 
 /// What to do instead of serving.
@@ -44,7 +78,7 @@ pub enum Command {
 pub struct Settings {
     /// The real Redis: redis://user:password@host:port/database, of which only the host is needed, or
     /// unix:///path/to/socket?db=N.
-    #[arg(long, env = "OUTRIGGER_UPSTREAM", value_name = "URL", required = true, hide_env_values = true)]
+    #[arg(long, env = "OUTRIGGER_UPSTREAM", value_name = "URL", hide_env_values = true)]
     pub upstream: Option<String>,
 
     /// File that holds the upstream's password; wins over the one in the URL.
@@ -62,7 +96,7 @@ pub struct Settings {
     pub listen: Vec<String>,
 
     /// Listen on addresses that other machines can reach although no password is set.
-    #[arg(long, env = "OUTRIGGER_INSECURE_LISTEN")]
+    #[arg(long, env = "OUTRIGGER_INSECURE_LISTEN", value_parser = BoolishValueParser::new())]
     pub insecure_listen: bool,
 
     /// File that holds the password clients must give; without one, any is accepted.
@@ -141,8 +175,7 @@ pub struct Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let variable = self.flag.replace('-', "_").to_uppercase();
-        write!(f, "--{} (OUTRIGGER_{variable}): {}", self.flag, self.problem)
+        write!(f, "--{} ({}): {}", self.flag, variable(self.flag), self.problem)
     }
 }
 
@@ -158,8 +191,8 @@ impl Settings {
     /// # Errors
     /// The first thing that is wrong.
     pub fn resolve(&self) -> Result<Config, Error> {
-        let url = self.upstream.as_deref().unwrap_or_default();
-        let mut target = target(url)?;
+        let url = self.upstream.as_deref().filter(|url| !url.is_empty());
+        let mut target = target(url.ok_or_else(|| wrong("upstream", format!("missing: {URL_FORM}")))?)?;
         if let Some(file) = &self.upstream_password_file {
             target.password = Some(secret("upstream-password-file", file)?);
         }
@@ -170,7 +203,10 @@ impl Settings {
         }
         if self.pool_size < 2 * workers {
             let least = 2 * workers;
-            let problem = format!("`{}` is too small for {workers} workers: give at least {least}", self.pool_size);
+            let problem = format!(
+                "`{}` is too small for --workers {workers}, which need 2 each: give at least {least}",
+                self.pool_size
+            );
             return Err(wrong("pool-size", problem));
         }
         if self.max_clients == 0 {
@@ -228,12 +264,13 @@ impl Settings {
     }
 }
 
+const URL_FORM: &str =
+    "give redis://host:6379, redis://user:password@host:port/database or unix:///path/to/socket?db=N";
+
 /// The upstream's URL taken apart.
 fn target(text: &str) -> Result<Target, Error> {
-    const FORM: &str =
-        "give redis://host:6379, redis://user:password@host:port/database or unix:///path/to/socket?db=N";
     // The URL may hold a password, so the error must not repeat it.
-    let url = Url::parse(text).map_err(|error| wrong("upstream", format!("not a URL ({error}): {FORM}")))?;
+    let url = Url::parse(text).map_err(|error| wrong("upstream", format!("not a URL ({error}): {URL_FORM}")))?;
     let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let (address, database) = match url.scheme() {
         "redis" => {
@@ -241,7 +278,9 @@ fn target(text: &str) -> Result<Target, Error> {
                 Some(Host::Domain(name)) if !name.is_empty() => decode(name),
                 Some(Host::Ipv4(address)) => address.to_string(),
                 Some(Host::Ipv6(address)) => address.to_string(),
-                Some(Host::Domain(_)) | None => return Err(wrong("upstream", format!("no host in the URL: {FORM}"))),
+                Some(Host::Domain(_)) | None => {
+                    return Err(wrong("upstream", format!("no host in the URL: {URL_FORM}")));
+                }
             };
             (Address::Tcp(ip_or_name(&host), url.port().unwrap_or(REDIS_PORT)), url.path().trim_matches('/').to_owned())
         }
@@ -250,12 +289,12 @@ fn target(text: &str) -> Result<Target, Error> {
             (Address::Unix(decode(url.path()).into()), query.unwrap_or_default())
         }
         "rediss" => return Err(wrong("upstream", "TLS (rediss://) is not supported yet: use redis:// or unix://")),
-        other => return Err(wrong("upstream", format!("unknown scheme `{other}`: {FORM}"))),
+        other => return Err(wrong("upstream", format!("unknown scheme `{other}`: {URL_FORM}"))),
     };
     let database = match database.as_str() {
         "" => 0,
         number => {
-            number.parse().map_err(|_| wrong("upstream", format!("`{number}` is not a database number: {FORM}")))?
+            number.parse().map_err(|_| wrong("upstream", format!("`{number}` is not a database number: {URL_FORM}")))?
         }
     };
     let username = Some(decode(url.username())).filter(|name| !name.is_empty());

@@ -2,7 +2,6 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use outrigger::config::{Args, Command, Config, Settings};
 use outrigger::{app, check, observe};
 
@@ -11,13 +10,9 @@ const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
     return_large_buffers();
-    let args = match Args::try_parse() {
+    let args = match Args::read() {
         Ok(args) => args,
-        Err(error) => {
-            // Help and version are no failures.
-            let code = if error.use_stderr() { USAGE } else { 0 };
-            return error.print().map_or(ExitCode::FAILURE, |()| ExitCode::from(code));
-        }
+        Err((error, hint)) => return explain(&error, hint),
     };
     match &args.command {
         None => resolve(&args.settings).map_or_else(|code| code, |config| serve(&config)),
@@ -42,6 +37,17 @@ fn return_large_buffers() {
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
         }
     }
+}
+
+#[expect(clippy::print_stderr, reason = "the log is not running yet, and its reader may not be who typed this")]
+fn explain(error: &clap::Error, hint: Option<String>) -> ExitCode {
+    // Help and version are no failures.
+    let code = if error.use_stderr() { USAGE } else { 0 };
+    let printed = error.print();
+    if let Some(hint) = hint {
+        eprintln!("{hint}");
+    }
+    printed.map_or(ExitCode::FAILURE, |()| ExitCode::from(code))
 }
 
 #[expect(clippy::print_stderr, reason = "the log is not running yet, and its reader may not be who typed this")]

@@ -84,7 +84,7 @@ fn dependencies_between_modules_point_one_way() {
         let own = source.module();
         let Some((_, allowed)) = IMPORTS.iter().find(|(module, _)| *module == own) else { continue };
         let used = source.modules_used();
-        for used in used.iter().filter(|used| **used != own && modules.contains(*used)) {
+        for used in used.iter().map(String::as_str).filter(|used| *used != own && modules.contains(used)) {
             if !allowed.permits(used) {
                 found.push(format!("{} uses crate::{used}", source.path));
             }
