@@ -601,6 +601,7 @@ impl Upstream {
     /// A connection failed: everybody who waits for a reply on it gets an error.
     fn lose(&mut self, id: ConnectionId, error: &Error, clients: &mut impl Replies) {
         let Some(entry) = self.remove(id) else { return };
+        self.shared.identity.doubt();
         let in_flight = entry.connection.in_flight();
         if in_flight > 0 || !matches!(error, Error::Closed) {
             tracing::warn!(%error, in_flight, "lost an upstream connection");

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
 use secrecy::SecretString;
 use slab::Slab;
@@ -21,6 +21,9 @@ const SLOW_BACKLOG: usize = 1024 * 1024;
 
 /// How long such a client may take nothing at all, in ticks of 100 ms.
 const STALLED: u32 = 300;
+
+/// How long one may take nothing while memory is short, in ticks of 100 ms.
+const STUCK: u32 = 10;
 
 /// How long a session lingers after its last reply, in ticks of 100 ms.
 const LINGER: u32 = 10;
@@ -43,7 +46,7 @@ pub(super) struct Env {
     /// Tenths of a second since the worker began.
     pub(super) tick: u32,
     /// Sessions that wait for memory.
-    pub(super) thirsty: Vec<Waker>,
+    pub(super) thirsty: Vec<ClientKey>,
     /// Sessions that linger, and since when.
     pub(super) lingering: Vec<(ClientKey, u32)>,
     /// Sessions with a backlog: bytes written and tick at the last progress.
@@ -150,13 +153,20 @@ impl Clients {
         let env = &mut self.env;
         env.tick += 1;
         let tick = env.tick;
-        if !env.pool.memory().is_tight() {
-            env.thirsty.drain(..).for_each(Waker::wake);
-        }
         if tick.is_multiple_of(10) {
             env.pool.trim();
         }
         let sessions = &mut self.sessions;
+        if env.pool.memory().is_tight() {
+            relieve(sessions, &env.slow, env.pool.memory().is_exhausted(), tick);
+        } else {
+            for key in env.thirsty.drain(..) {
+                if let Some(session) = find(sessions, key) {
+                    session.thirsty = false;
+                    session.wake();
+                }
+            }
+        }
         env.lingering.retain(|(key, since)| {
             let Some(session) = find(sessions, *key) else { return false };
             if tick - since >= LINGER {
@@ -181,6 +191,20 @@ impl Clients {
             }
             true
         });
+    }
+}
+
+/// While memory is short everybody waits for whoever holds most of it without reading: that client has to go. One at a
+/// time, and only one that has taken nothing for a second, unless nothing is left at all.
+fn relieve(sessions: &mut Slab<Box<Session>>, slow: &[Slow], exhausted: bool, tick: u32) {
+    let stuck = slow.iter().filter(|slow| exhausted || tick - slow.tick >= STUCK);
+    let backlogs = stuck.filter_map(|slow| find(sessions, slow.key).map(|session| (session.backlog(), slow.key)));
+    let largest = backlogs.filter(|(backlog, _)| *backlog > SLOW_BACKLOG).max_by_key(|(backlog, _)| *backlog);
+    if let Some((backlog, key)) = largest
+        && let Some(session) = find(sessions, key)
+    {
+        tracing::warn!(backlog, "buffer memory is short: disconnecting the client with most unread replies");
+        session.kill();
     }
 }
 

@@ -44,6 +44,9 @@ pub(super) const TURN_BYTES: usize = 64 * 1024;
 /// Replies a client may be owed; beyond that it is not read.
 const MAX_OUTSTANDING: usize = 64 * 1024;
 
+/// Bytes of local answers that may wait behind forwarded requests; beyond that the client is not read.
+const MAX_WAITING_BYTES: usize = 64 * 1024;
+
 /// A request of this size or more is handed over instead of copied. Above [`TURN_BYTES`], so that it always has a buffer
 /// of its own.
 const OWN_BUFFER: usize = TURN_BYTES + 1;
@@ -136,6 +139,8 @@ pub(super) struct Session {
     task: Option<Waker>,
     /// The task waits for the socket to take more.
     pub(super) blocked_on_write: bool,
+    /// It waits for memory to be free.
+    pub(super) thirsty: bool,
     /// Its progress is watched over.
     pub(super) watched: bool,
     /// Bytes written since it came, to tell whether a slow reader makes progress.
@@ -167,6 +172,7 @@ impl Session {
             wake_at: None,
             task: None,
             blocked_on_write: false,
+            thirsty: false,
             watched: false,
             written: 0,
             paced: 0,
@@ -241,6 +247,11 @@ impl Session {
                 self.wake_at = Some(MAX_OUTSTANDING / 2);
                 return Poll::Pending;
             }
+            if self.replies.bytes() >= MAX_WAITING_BYTES {
+                // They wait for forwarded replies, not for the client to read: each that comes may free some.
+                self.wake_at = self.replies.forwarded().checked_sub(1);
+                return Poll::Pending;
+            }
             if self.input.is_empty() || self.starving {
                 match self.read(turn) {
                     Poll::Ready(true) => {}
@@ -269,7 +280,9 @@ impl Session {
             return self.read_more(turn);
         }
         if turn.env.pool.memory().is_tight() {
-            turn.env.thirsty.push(turn.cx.waker().clone());
+            if !mem::replace(&mut self.thirsty, true) {
+                turn.env.thirsty.push(self.key);
+            }
             return Poll::Pending;
         }
         let count = match self.transport.poll_read(turn.cx, &mut turn.env.read_buffer) {

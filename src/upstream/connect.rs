@@ -7,6 +7,7 @@
 use std::future::poll_fn;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -79,6 +80,8 @@ pub(crate) struct LaneKey {
 #[derive(Debug, Default)]
 pub struct Identity {
     greeting: Mutex<Option<Arc<Greeting>>>,
+    /// The greeting may be that of another server than is there now.
+    stale: AtomicBool,
 }
 
 /// The server's replies to HELLO, as it sent them.
@@ -103,8 +106,18 @@ impl Identity {
         self.greeting().is_some_and(|greeting| greeting.version < (major, minor))
     }
 
+    /// A connection was lost: the next may reach another server, which is to be asked again.
+    pub(crate) fn doubt(&self) {
+        self.stale.store(true, Ordering::Relaxed);
+    }
+
+    fn is_certain(&self) -> bool {
+        !self.stale.load(Ordering::Relaxed) && self.greeting().is_some()
+    }
+
     fn learn(&self, greeting: Greeting) {
         *self.greeting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(greeting));
+        self.stale.store(false, Ordering::Relaxed);
     }
 }
 
@@ -241,7 +254,7 @@ impl Wire {
     async fn greet(&mut self, target: &Target, protocol: Protocol, identity: &Identity) -> Result<(), Error> {
         let (other, own) = if protocol == Protocol::Resp3 { (b"2", b"3") } else { (b"3", b"2") };
         let mut learnt = None;
-        if identity.greeting().is_none() {
+        if !identity.is_certain() {
             learnt = Some(self.hello(target, other).await?);
         }
         let reply = self.hello(target, own).await?;

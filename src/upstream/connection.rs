@@ -170,6 +170,13 @@ impl Connection {
         !self.withdrawn && self.in_flight.len() < MAX_IN_FLIGHT && self.accepted - self.answered < MAX_IN_FLIGHT_BYTES
     }
 
+    /// True if there is room for many requests: those who wait are woken all at once.
+    fn has_ample_room(&self) -> bool {
+        !self.withdrawn
+            && self.in_flight.len() < MAX_IN_FLIGHT / 2
+            && self.accepted - self.answered < MAX_IN_FLIGHT_BYTES / 2
+    }
+
     /// True if nothing is outstanding in either direction.
     pub(crate) fn is_at_rest(&self) -> bool {
         self.in_flight.is_empty() && self.outgoing.is_empty() && self.scanner.at_boundary()
@@ -257,7 +264,7 @@ impl Connection {
         }
         self.write(cx, pool)?;
         self.read(cx, buffer, clients)?;
-        if !self.waiting.is_empty() && (self.has_room() || self.is_at_rest()) {
+        if !self.waiting.is_empty() && (self.has_ample_room() || self.is_at_rest()) {
             self.wake_waiting();
         }
         Ok(())

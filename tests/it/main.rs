@@ -27,3 +27,4 @@ mod program;
 mod protocol;
 mod support;
 mod tidy;
+mod upstream;

@@ -48,7 +48,7 @@ fn every_file_opens_by_saying_what_it_is_for() {
     let silent = sources().into_iter().filter(|source| !source.text.starts_with("//! "));
     report(
         "begin the file with `//! ` and a sentence: what it is for, and what it owns",
-        silent.map(|source| source.path).collect(),
+        &silent.map(|source| source.path).collect::<Vec<_>>(),
     );
 }
 
@@ -58,7 +58,7 @@ fn no_file_is_longer_than_a_sitting() {
     let long = lengths.filter(|(lines, _)| *lines > MOST_CODE_LINES);
     report(
         &format!("more than {MOST_CODE_LINES} lines of code: move what can be named on its own to a file of that name"),
-        long.map(|(lines, path)| format!("{path}: {lines} lines")).collect(),
+        &long.map(|(lines, path)| format!("{path}: {lines} lines")).collect::<Vec<_>>(),
     );
 }
 
@@ -72,7 +72,7 @@ fn nothing_is_left_undone() {
             }
         }
     }
-    report("do it now, or write an issue and remove the note", found);
+    report("do it now, or write an issue and remove the note", &found);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn dependencies_between_modules_point_one_way() {
     report(
         "these directories do not know each other: hand in what is needed as an argument or a trait, or move it to the \
          side that owns it (the rules are IMPORTS in tests/it/tidy.rs)",
-        found,
+        &found,
     );
 }
 
@@ -108,7 +108,7 @@ fn libraries_are_named_only_where_they_can_be_replaced() {
             }
         }
     }
-    report("let the place that the library belongs to offer what is needed in our own words", found);
+    report("let the place that the library belongs to offer what is needed in our own words", &found);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn every_dependency_says_why_it_is_there() {
         }
         before = line;
     }
-    report("say in a comment on the line above what we use it for", unexplained);
+    report("say in a comment on the line above what we use it for", &unexplained);
 }
 
 #[test]
@@ -146,12 +146,12 @@ fn the_readme_lists_every_flag_as_the_help_does() {
             "README.md has one row for each flag of `outrigger --help`: | `--flag VALUE` | `VARIABLE` | `default` | \
              meaning |; a default that the help does not state is one of {NO_DEFAULT:?}"
         ),
-        found,
+        &found,
     );
 }
 
 /// Fails with how to mend it and everything that was found.
-fn report(remedy: &str, found: Vec<String>) {
+fn report(remedy: &str, found: &[String]) {
     assert!(found.is_empty(), "{remedy}:\n  {}", found.join("\n  "));
 }
 

@@ -42,14 +42,23 @@ impl Proxy {
         if is_direct() {
             return Self { addresses: vec![server.address()], child: None, log: Log::default() };
         }
-        Self::try_start(server, options)
-            .unwrap_or_else(|refusal| panic!("the proxy did not start, {}:\n{}", refusal.status, refusal.log))
+        Self::toward(&server.address(), options)
     }
 
     /// The same, where the proxy may refuse its flags.
     pub fn try_start(server: &Server, options: impl FnOnce(&mut Command)) -> Result<Self, Refusal> {
+        Self::try_toward(&server.address(), options)
+    }
+
+    /// Starts a proxy before whatever listens at `address`, which may begin with `user:password@`.
+    pub fn toward(address: &str, options: impl FnOnce(&mut Command)) -> Self {
+        Self::try_toward(address, options)
+            .unwrap_or_else(|refusal| panic!("the proxy did not start, {}:\n{}", refusal.status, refusal.log))
+    }
+
+    fn try_toward(address: &str, options: impl FnOnce(&mut Command)) -> Result<Self, Refusal> {
         let mut command = Command::new(binary());
-        command.args(["--upstream", &format!("redis://{}", server.address()), "--log-format", "json"]);
+        command.args(["--upstream", &format!("redis://{address}"), "--log-format", "json"]);
         options(&mut command);
         if listeners(&command) == 0 {
             command.args(["--listen", "127.0.0.1:0"]);
@@ -89,6 +98,11 @@ impl Proxy {
     /// The process, unless the tests run without a proxy.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// How many lines of the log so far contain `text`.
+    pub fn logged(&self, text: &str) -> usize {
+        self.log.lock().expect("no holder panics").iter().filter(|line| line.contains(text)).count()
     }
 
     /// Fails the test if the proxy has ended.

@@ -1,0 +1,70 @@
+//! Whoever does not read, upstream or client, holds up nobody else.
+
+use super::{assert_served, clients_on_one_line, proxy_before, shown};
+use crate::support::{Scripted, bulk, command, is_direct, words};
+use std::thread;
+
+/// More than all kernel buffers of a connection hold, in bytes.
+const LARGE: usize = 32 << 20;
+
+#[test]
+fn a_blocked_upstream_write_does_not_stop_reading() {
+    if is_direct() {
+        return;
+    }
+    let mut upstream = Scripted::start();
+    let proxy = proxy_before(&upstream);
+    let ([mut small, mut large, mut idle], mut line) = clients_on_one_line(&mut upstream, &proxy, 2);
+    small.send(&[words("GET a"), words("GET b")].concat());
+    line.expect("GET a");
+    line.expect("GET b");
+    let value = vec![b'v'; LARGE];
+    let request = command(&[b"SET".as_slice(), b"k", &value]);
+    thread::scope(|scope| {
+        scope.spawn(|| large.send(&request));
+        line.expect_start(b"*3\r\n$3\r\nSET\r\n");
+        // From here on nothing is read: the proxy cannot write, and has to read all the same.
+        for reply in ["a", "b"] {
+            line.say(&bulk(reply.as_bytes()));
+            assert_eq!(shown(&small.reply()), shown(&bulk(reply.as_bytes())));
+        }
+    });
+    assert!(line.request().last() == Some(&value), "the large request arrived damaged");
+    line.say(b"+OK\r\n");
+    assert_eq!(shown(&large.reply()), "+OK\\r\\n");
+    upstream.echo();
+    drop(line);
+    assert_served([&mut idle, &mut small, &mut large]);
+}
+
+#[test]
+fn a_client_that_does_not_take_a_large_reply_holds_up_nobody() {
+    if is_direct() {
+        return;
+    }
+    let mut upstream = Scripted::start();
+    let mut proxy = proxy_before(&upstream);
+    let ([mut slow, mut same_lane], mut line) = clients_on_one_line(&mut upstream, &proxy, 2);
+    let ([mut other_lane], mut other_line) = clients_on_one_line(&mut upstream, &proxy, 3);
+    let reply = bulk(&vec![b'v'; LARGE]);
+    slow.send(&words("GET large"));
+    line.expect("GET large");
+    same_lane.send(&words("GET small"));
+    line.expect("GET small");
+    let (head, tail) = reply.split_at(reply.len() / 2);
+    line.say(head);
+    // In the middle of the large reply.
+    other_lane.send(&words("GET other"));
+    other_line.expect("GET other");
+    other_line.say(b"+other\r\n");
+    assert_eq!(shown(&other_lane.reply()), "+other\\r\\n");
+    // And behind it, while its client has not read a byte.
+    line.say(tail);
+    line.say(b"+small\r\n");
+    assert_eq!(shown(&same_lane.reply()), "+small\\r\\n");
+    assert!(slow.reply() == reply, "the large reply arrived damaged");
+    upstream.echo();
+    drop((line, other_line));
+    assert_served([&mut same_lane, &mut other_lane, &mut slow]);
+    proxy.assert_running();
+}

@@ -1,0 +1,220 @@
+//! Connections that end with requests in flight, and clients that do.
+
+use super::{assert_indeterminate, assert_served, assert_unavailable, clients_on_one_line, proxy_before, proxy_with, shown};
+use crate::support::{Client, PATIENCE, Proxy, Scripted, bulk, command, is_direct, reset, wait_until, words};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::thread;
+
+/// More than the kernel takes from the proxy while we do not read, in bytes.
+const UNWRITABLE: usize = 32 << 20;
+
+#[test]
+fn what_was_written_may_have_run_and_what_was_not_has_not() {
+    if is_direct() {
+        return;
+    }
+    let mut upstream = Scripted::start();
+    let mut proxy = proxy_before(&upstream);
+    let ([mut small, mut large, mut idle], mut line) = clients_on_one_line(&mut upstream, &proxy, 2);
+    small.send(&words("INCR a"));
+    line.expect("INCR a");
+    let value = vec![b'v'; UNWRITABLE];
+    let requests = [words("INCR b"), command(&[b"SET".as_slice(), b"large", &value]), words("GET behind")].concat();
+    thread::scope(|scope| {
+        scope.spawn(|| large.send(&requests));
+        line.expect("INCR b");
+        line.expect_start(b"*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n");
+    });
+    upstream.echo();
+    assert_eq!(line.end_and_drain().len(), 0, "the large request was not written whole");
+    assert_indeterminate(&small.reply());
+    assert_indeterminate(&large.reply());
+    assert_unavailable(&large.reply());
+    // There was no room for it behind the large one, so it was not tied to that connection.
+    assert_eq!(shown(&large.reply()), "$6\\r\\nbehind\\r\\n");
+    assert_served([&mut idle, &mut small, &mut large]);
+    proxy.assert_running();
+}
+
+#[test]
+fn each_request_is_told_exactly_whether_it_was_written() {
+    if is_direct() {
+        return;
+    }
+    const REQUESTS: usize = 300;
+    let mut upstream = Scripted::start();
+    let proxy = proxy_before(&upstream);
+    let ([mut client, mut idle], mut line) = clients_on_one_line(&mut upstream, &proxy, 2);
+    let value = [vec![b'v'; 60_000], b"value".to_vec()].concat();
+    let requests = command(&[b"SET".as_slice(), b"k", &value]).repeat(REQUESTS);
+    let (written, replies) = thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            client.send(&requests);
+            (0..REQUESTS).map(|_| client.reply()).collect::<Vec<_>>()
+        });
+        line.request();
+        upstream.echo();
+        (1 + line.end_and_drain().len(), writer.join().expect("all requests are answered"))
+    });
+    let count = |start: &str| replies.iter().filter(|reply| reply.starts_with(start.as_bytes())).count();
+    let (indeterminate, unavailable, served) = (count("-INDETERMINATE "), count("-UNAVAILABLE "), count("$60005\r\n"));
+    assert_eq!(indeterminate, written, "unavailable: {unavailable}, served: {served}");
+    assert_eq!(indeterminate + unavailable + served, REQUESTS);
+    for reply in &replies[..written] {
+        assert_indeterminate(reply);
+    }
+    assert_served([&mut idle, &mut client]);
+}
+
+#[test]
+fn a_reset_answers_everybody_who_waits() {
+    if is_direct() {
+        return;
+    }
+    let mut upstream = Scripted::start();
+    let proxy = proxy_before(&upstream);
+    let (mut clients, mut line) = clients_on_one_line::<8>(&mut upstream, &proxy, 3);
+    for client in &mut clients {
+        client.send(&[words("INCR n"), words("ECHO local"), words("INCR n")].concat());
+        line.expect("INCR n");
+        line.expect("INCR n");
+    }
+    upstream.echo();
+    line.reset();
+    for client in &mut clients {
+        assert_indeterminate(&client.reply());
+        assert_eq!(shown(&client.reply()), "$5\\r\\nlocal\\r\\n");
+        assert_indeterminate(&client.reply());
+    }
+    assert_served(&mut clients);
+}
+
+#[test]
+fn half_a_small_reply_becomes_an_error() {
+    if is_direct() {
+        return;
+    }
+    let whole = bulk(&[b'v'; 60_000]);
+    for length in [1, 5, 8, 9, 30_000, whole.len() - 1] {
+        let mut upstream = Scripted::start();
+        let proxy = proxy_before(&upstream);
+        let ([mut asking, mut behind], mut line) = clients_on_one_line(&mut upstream, &proxy, 2);
+        asking.send(&words("GET a"));
+        line.expect("GET a");
+        behind.send(&words("GET b"));
+        line.expect("GET b");
+        line.say_in_pieces([&whole[..length]]);
+        upstream.echo();
+        drop(line);
+        assert_indeterminate(&asking.reply());
+        assert_indeterminate(&behind.reply());
+        assert_served([&mut asking, &mut behind]);
+    }
+}
+
+#[test]
+fn half_a_large_reply_ends_the_client_that_has_it_and_no_other() {
+    if is_direct() {
+        return;
+    }
+    let whole = bulk(&[b'v'; 1_000_000]);
+    let mut upstream = Scripted::start();
+    let mut proxy = proxy_before(&upstream);
+    let ([mut asking, mut behind, mut idle], mut line) = clients_on_one_line(&mut upstream, &proxy, 2);
+    asking.send(&[words("GET large"), words("GET next")].concat());
+    line.expect("GET large");
+    line.expect("GET next");
+    behind.send(&words("GET b"));
+    line.expect("GET b");
+    line.say_in_pieces([&whole[..300_000]]);
+    upstream.echo();
+    drop(line);
+    let received = asking.rest_however_closed().expect("the client is disconnected");
+    assert!(whole[..300_000].starts_with(&received), "the client got something else: {} bytes", received.len());
+    assert!(!received.is_empty(), "nothing of the reply was passed on");
+    assert_indeterminate(&behind.reply());
+    assert_served([&mut idle, &mut behind, &mut proxy.connect()]);
+    proxy.assert_running();
+}
+
+#[test]
+fn late_replies_of_a_client_that_left_are_dropped() {
+    if is_direct() {
+        return;
+    }
+    for (rest, protocol) in [(1, 2), (1, 3), (0, 2)] {
+        let mut upstream = Scripted::start();
+        let proxy = proxy_with(&upstream, &["--max-clients", "2"]);
+        let ([mut neighbour], mut line) = clients_on_one_line(&mut upstream, &proxy, protocol);
+        let mut leaving = TcpStream::connect(proxy.address()).expect("there is room for two");
+        leaving.write_all(&[words("GET l1"), words("ECHO x"), words("GET l2")].concat()).expect("it is connected");
+        // With RESP3 the two clients are on different lanes; those of RESP2 share one.
+        let mut lane_of_two = if protocol == 3 { Some(upstream.line(2)) } else { None };
+        let shared = lane_of_two.as_mut().unwrap_or(&mut line);
+        shared.expect("GET l1");
+        shared.expect("GET l2");
+        if rest == 0 {
+            // Half of a large reply has reached it.
+            shared.say_in_pieces([&bulk(&[b'l'; 1_000_000])[..300_000]]);
+            leaving.read_exact(&mut [0; 1_000]).expect("the reply is passed on");
+        }
+        reset(&leaving);
+        drop(leaving);
+        let mut newcomer = take_its_place(&proxy);
+        newcomer.send(&words("GET n"));
+        shared.expect("GET n");
+        if rest == 0 {
+            shared.say(&bulk(&[b'l'; 1_000_000])[300_000..]);
+        } else {
+            shared.say(b"+late-1\r\n");
+        }
+        shared.say(b"+late-2\r\n+newcomer\r\n");
+        assert_eq!(shown(&newcomer.reply()), "+newcomer\\r\\n");
+        neighbour.send(&words("GET k"));
+        line.expect("GET k");
+        line.say(b"+neighbour\r\n");
+        assert_eq!(shown(&neighbour.reply()), "+neighbour\\r\\n");
+        upstream.echo();
+        assert_eq!(shown(&newcomer.ask("PING")), "+PONG\\r\\n");
+    }
+}
+
+#[test]
+fn many_generations_of_clients_in_one_place_get_nothing_of_each_other() {
+    if is_direct() {
+        return;
+    }
+    const GENERATIONS: usize = 20;
+    let mut upstream = Scripted::start();
+    let proxy = proxy_with(&upstream, &["--max-clients", "2"]);
+    let ([mut neighbour], mut line) = clients_on_one_line(&mut upstream, &proxy, 2);
+    for generation in 0..GENERATIONS {
+        let mut leaving = take_its_place(&proxy);
+        leaving.send(&words(&format!("GET {generation}")));
+        line.expect(&format!("GET {generation}"));
+    }
+    let mut last = take_its_place(&proxy);
+    last.send(&words("GET last"));
+    line.expect("GET last");
+    neighbour.send(&words("GET k"));
+    line.expect("GET k");
+    for generation in 0..GENERATIONS {
+        line.say(&bulk(format!("late {generation}").as_bytes()));
+    }
+    line.say(b"+last\r\n+neighbour\r\n");
+    assert_eq!(shown(&last.reply()), "+last\\r\\n");
+    assert_eq!(shown(&neighbour.reply()), "+neighbour\\r\\n");
+}
+
+/// A client in the place of one that left: the proxy has no other, so it has noticed.
+fn take_its_place(proxy: &Proxy) -> Client {
+    let mut found = None;
+    wait_until("the proxy notices that the client left", PATIENCE, || {
+        let mut client = proxy.connect();
+        let admitted = client.exchange(&words("PING")).is_ok_and(|reply| reply.as_deref() == Some(b"+PONG\r\n"));
+        found = admitted.then_some(client);
+        admitted
+    });
+    found.expect("somebody was admitted")
+}
