@@ -1,18 +1,23 @@
 //! Composition: binds, starts the workers, accepts until told to stop.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::buffer::Memory;
-use crate::client::listener::{self, Reception};
+use crate::client::listener::{self, Listener, Reception};
 use crate::client::{Census, ListenAddress};
 use crate::config::Config;
 use crate::upstream::Shared;
 use crate::worker::{self, Setup};
+
+/// Open files besides those of clients and upstream connections.
+const SPARE_FILES: u64 = 32;
 
 /// CLIENT IDs begin above this, at a random point, so that they are not mistaken for ids out of the server's CLIENT LIST.
 const FIRST_ID: u64 = 1 << 48;
@@ -21,9 +26,9 @@ const FIRST_ID: u64 = 1 << 48;
 #[derive(Debug)]
 pub enum Error {
     /// An address cannot be listened on.
-    Bind(ListenAddress, std::io::Error),
+    Bind(ListenAddress, io::Error),
     /// The system has no thread, signal handler or epoll instance to give.
-    System(std::io::Error),
+    System(io::Error),
 }
 
 impl fmt::Display for Error {
@@ -40,8 +45,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-impl From<std::io::Error> for Error {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
         Self::System(error)
     }
 }
@@ -58,12 +63,8 @@ pub fn run(config: &Config) -> Result<(), Error> {
 async fn serve(config: &Config) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let listeners = config
-        .clients
-        .listen
-        .iter()
-        .map(|address| listener::bind(address).map_err(|error| Error::Bind(address.clone(), error)))
-        .collect::<Result<Vec<_>, _>>()?;
+    raise_file_limit(config);
+    let listeners = bind_all(&config.clients.listen)?;
     let reception = start_workers(config)?;
     let upstream = &config.upstream;
     tracing::info!(
@@ -83,6 +84,36 @@ async fn serve(config: &Config) -> Result<(), Error> {
         _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
     }
     Ok(())
+}
+
+/// Binds all addresses. Where the machine has no IPv6, the loopback address of it is left out, as long as another is left.
+fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Listener>, Error> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        match listener::bind(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if addresses.len() > 1 && address.is_ipv6() && address.is_local() && lacks_ipv6(&error) => {
+                tracing::warn!(%address, "not listening there: this machine has no IPv6");
+            }
+            Err(error) => return Err(Error::Bind(address.clone(), error)),
+        }
+    }
+    Ok(listeners)
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
+/// Asks for as many open files as we may have, and says so if they are too few: each client is one.
+fn raise_file_limit(config: &Config) {
+    let needed = config.clients.max_clients as u64 + config.upstream.pool_size as u64 + SPARE_FILES;
+    let limit = getrlimit(Resource::Nofile);
+    // Refused only if we are not what we think we are; then the warning below says what matters.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < needed) {
+        tracing::warn!(allowed, needed, "the limit of open files is too low for --max-clients: raise it (ulimit -n)");
+    }
 }
 
 fn start_workers(config: &Config) -> Result<Reception, Error> {

@@ -18,7 +18,7 @@ mod error;
 mod lane;
 mod pool;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -26,7 +26,7 @@ use std::time::Duration;
 use slab::Slab;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
 pub use connect::{Address, Identity, Target};
 pub(crate) use connect::{LaneKey, Protocol};
@@ -45,6 +45,9 @@ const GROW_AT: usize = 512;
 
 /// How long a connection serves its lane before it is given to another that waits.
 const QUANTUM: Duration = Duration::from_millis(10);
+
+/// A connection at rest for so long is not in the middle of a client's requests.
+const UNUSED: Duration = Duration::from_millis(1);
 
 /// Lanes a worker may have; a server with more than half as many databases has not been met.
 const MAX_LANES: usize = 4096;
@@ -161,6 +164,13 @@ pub(crate) struct Upstream {
     events: mpsc::UnboundedSender<Event>,
     lanes: Vec<Lane>,
     by_key: HashMap<LaneKey, LaneId>,
+    /// Lanes whose database the server refused; to be used again.
+    vacant: Vec<LaneId>,
+    /// Databases that are known to exist.
+    databases: HashSet<u32>,
+    /// Until when no further unknown database is asked for, and who waits for that.
+    refused_until: Instant,
+    askers: HashMap<ClientKey, Waker>,
     connections: Slab<Entry>,
     serial: u64,
     /// Lanes that wait for a connection somebody gives up, first come, first served.
@@ -171,6 +181,8 @@ pub(crate) struct Upstream {
     rotating: bool,
     /// Connections withdrawn and not yet at rest.
     withdrawn: usize,
+    /// Connections being made, each with its permit.
+    making: usize,
     /// Consecutive failed attempts.
     failures: u32,
     /// The lowest database number that the server said is out of its range, and its words.
@@ -196,12 +208,17 @@ impl Upstream {
             events,
             lanes: Vec::new(),
             by_key: HashMap::new(),
+            vacant: Vec::new(),
+            databases: HashSet::new(),
+            refused_until: Instant::now(),
+            askers: HashMap::new(),
             connections: Slab::new(),
             serial: 0,
             starved: VecDeque::new(),
             queued: false,
             rotating: false,
             withdrawn: 0,
+            making: 0,
             failures: 0,
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
             now: Instant::now(),
@@ -213,17 +230,29 @@ impl Upstream {
         &self.shared
     }
 
-    /// The lane of a database and protocol.
+    /// The lane of a database and protocol, for a client that is in it from now on.
     pub(crate) fn lane(&mut self, key: LaneKey) -> LaneId {
-        *self.by_key.entry(key).or_insert_with(|| {
-            self.lanes.push(Lane::new(key));
-            self.lanes.len() - 1
+        let id = self.lane_of(key);
+        self.lanes.get_mut(id).into_iter().for_each(|lane| lane.entered = true);
+        id
+    }
+
+    fn lane_of(&mut self, key: LaneKey) -> LaneId {
+        *self.by_key.entry(key).or_insert_with(|| match self.vacant.pop() {
+            Some(id) => {
+                self.lanes.get_mut(id).into_iter().for_each(|lane| *lane = Lane::new(key));
+                id
+            }
+            None => {
+                self.lanes.push(Lane::new(key));
+                self.lanes.len() - 1
+            }
         })
     }
 
     /// True if a connection of this database was made before, so that it is known to exist.
     pub(crate) fn knows_database(&self, database: u32) -> bool {
-        self.lanes.iter().any(|lane| lane.proven && lane.key.database == database)
+        self.databases.contains(&database)
     }
 
     /// Finds a connection of a lane whose database was not seen before: like [`Upstream::reserve`], but the server's
@@ -231,12 +260,18 @@ impl Upstream {
     pub(crate) fn try_database(&mut self, key: LaneKey, client: ClientKey, waker: &Waker) -> Reserve {
         match &self.beyond {
             Some((lowest, error)) if key.database >= *lowest => return Reserve::Unavailable(error.clone()),
-            _ if self.lanes.len() >= MAX_LANES => {
-                return Reserve::Unavailable(Error::Database("ERR too many databases in use".to_owned()));
-            }
             _ => {}
         }
-        let lane = self.lane(key);
+        if !self.by_key.contains_key(&key) {
+            if self.now < self.refused_until {
+                self.askers.insert(client, waker.clone());
+                return Reserve::Wait;
+            }
+            if self.lanes.len() >= MAX_LANES && self.vacant.is_empty() {
+                return Reserve::Unavailable(Error::Database("ERR too many databases in use".to_owned()));
+            }
+        }
+        let lane = self.lane_of(key);
         self.reserve(Want { client, lane, bound: None, usage: Use::Normal }, waker)
     }
 
@@ -306,6 +341,9 @@ impl Upstream {
     /// Handles what a task or another worker sent. A new connection is returned: it needs a task that drives it.
     pub(crate) fn handle(&mut self, event: Event) -> Option<ConnectionId> {
         self.now = Instant::now();
+        if matches!(event, Event::Made { .. }) {
+            self.making -= 1;
+        }
         match event {
             Event::Made { lane, usage, result: Ok((transport, permit)) } => {
                 self.failures = 0;
@@ -348,6 +386,9 @@ impl Upstream {
         if self.shared.permits.is_wanted() {
             self.rotate();
         }
+        if self.now >= self.refused_until {
+            self.askers.drain().for_each(|(_, waker)| waker.wake());
+        }
         self.pool.trim();
     }
 
@@ -363,7 +404,13 @@ impl Upstream {
 
     fn least_loaded(&self, lane: LaneId, usage: Use) -> Option<ConnectionId> {
         let candidates = self.lanes.get(lane)?.candidates(usage);
-        let load = |id: &ConnectionId| self.connections.get(id.slot).map_or(0, |entry| entry.connection.in_flight());
+        let load = |id: &ConnectionId| {
+            let connection = self.connections.get(id.slot).map(|entry| &entry.connection);
+            connection.map_or(
+                usize::MAX,
+                |connection| if connection.has_room() { connection.in_flight() } else { usize::MAX },
+            )
+        };
         match candidates {
             [only] => Some(*only),
             several => {
@@ -378,7 +425,10 @@ impl Upstream {
     fn grow(&mut self, want: Want, best: ConnectionId) {
         let Some(state) = self.lanes.get(want.lane) else { return };
         let lacks_own = want.usage == Use::Bulk && state.bulk.is_empty();
-        let busy = self.connections.get(best.slot).is_some_and(|entry| entry.connection.in_flight() >= GROW_AT);
+        let busy = self
+            .connections
+            .get(best.slot)
+            .is_some_and(|entry| entry.connection.in_flight() >= GROW_AT || !entry.connection.has_room());
         if !(lacks_own || busy) {
             return;
         }
@@ -413,7 +463,9 @@ impl Upstream {
     fn obtain(&mut self, lane: LaneId, usage: Use) {
         if let Some(permit) = self.shared.permits.try_acquire() {
             self.dial(lane, usage, permit);
-        } else if let Some(idle) = self.idle_connection() {
+        } else if self.owed() == 0
+            && let Some(idle) = self.idle_connection()
+        {
             self.switch(idle, lane);
         } else {
             if let Some(state) = self.lanes.get_mut(lane) {
@@ -425,10 +477,12 @@ impl Upstream {
         }
     }
 
-    /// A connection at rest that has had its quantum, the longest unused first.
+    /// A connection at rest that has had its quantum or is not in use, the longest unused first.
     fn idle_connection(&self) -> Option<ConnectionId> {
+        let past = |instant: Instant| self.now.saturating_duration_since(instant);
         let idle = self.connections.iter().filter(|(_, entry)| {
-            entry.connection.is_at_rest() && self.now.saturating_duration_since(entry.connection.since()) >= QUANTUM
+            let connection = &entry.connection;
+            connection.is_at_rest() && (past(connection.since()) >= QUANTUM || past(connection.active()) >= UNUSED)
         });
         let oldest = idle.min_by_key(|(_, entry)| entry.connection.used());
         oldest.map(|(slot, entry)| ConnectionId { slot, serial: entry.serial })
@@ -436,7 +490,7 @@ impl Upstream {
 
     /// Joins the process-wide queue, while lanes wait here and this worker has less than its share.
     fn queue_for_permit(&mut self) {
-        if self.queued || self.starved.is_empty() || self.connections.len() >= self.shared.fair_share() {
+        if self.queued || self.starved.is_empty() || self.held() >= self.shared.fair_share() {
             return;
         }
         self.queued = true;
@@ -459,30 +513,35 @@ impl Upstream {
         });
     }
 
-    /// Gives connections that had their quantum to lanes that wait: at once if at rest, else once they come to rest.
+    /// Serves the lanes that wait: with permits that have come free, and with connections that had their quantum, at once if
+    /// at rest, else once they come to rest.
     fn rotate(&mut self) {
         self.now = Instant::now();
+        while !self.starved.is_empty()
+            && let Some(permit) = self.shared.permits.try_acquire()
+        {
+            if let Some(lane) = self.next_starved() {
+                self.dial(lane, Use::Normal, permit);
+            }
+        }
         let mut ids = self.ids();
         ids.sort_by_key(|id| self.connections.get(id.slot).map(|entry| entry.connection.since()));
         for id in ids {
-            let excess = self.connections.len().saturating_sub(self.shared.fair_share());
-            let elsewhere = if self.shared.permits.is_wanted() { excess.max(1) } else { 0 };
-            let (demand, now) = (self.starved.len() + elsewhere, self.now);
-            if self.withdrawn >= demand {
+            let wanted = self.shared.permits.is_wanted();
+            if self.withdrawn >= self.starved.len() + self.owed().max(usize::from(wanted)) {
                 break;
             }
+            let (now, crowded) = (self.now, !self.starved.is_empty() || self.owed() > 0);
             let Some(connection) = self.connection(id).filter(|connection| !connection.is_withdrawn()) else {
                 continue;
             };
-            if now.saturating_duration_since(connection.since()) < QUANTUM {
-                continue;
+            let rested = connection.is_at_rest();
+            if now.saturating_duration_since(connection.since()) >= QUANTUM && (rested || crowded) {
+                self.withdraw(id);
+                self.hand_over_if_at_rest(id);
             }
-            if !connection.is_at_rest() && self.starved.is_empty() && excess == 0 {
-                continue;
-            }
-            self.withdraw(id);
-            self.hand_over_if_at_rest(id);
         }
+        self.queue_for_permit();
         if !self.starved.is_empty() {
             self.rotate_later();
         }
@@ -502,10 +561,21 @@ impl Upstream {
         if !self.connection(id).is_some_and(ready) {
             return;
         }
-        match self.next_starved() {
+        // What this worker has beyond its share goes to the others first.
+        match if self.owed() > 0 { None } else { self.next_starved() } {
             Some(lane) => self.switch(id, lane),
             None => self.discard(id),
         }
+    }
+
+    /// Permits this worker holds.
+    fn held(&self) -> usize {
+        self.connections.len() + self.making
+    }
+
+    /// How many connections this worker has beyond its share, while another waits for one.
+    fn owed(&self) -> usize {
+        if self.shared.permits.is_wanted() { self.held().saturating_sub(self.shared.fair_share()) } else { 0 }
     }
 
     fn ids(&self) -> Vec<ConnectionId> {
@@ -523,16 +593,18 @@ impl Upstream {
     fn dial(&mut self, lane: LaneId, usage: Use, permit: Permit) {
         let Some(state) = self.lanes.get_mut(lane) else { return };
         state.pending += 1;
+        self.making += 1;
         let (key, shared, events) = (state.key, Arc::clone(&self.shared), self.events.clone());
         let name = format!("outrigger:{}:{}:lane", shared.config.host, self.worker);
         spawn_local(async move {
-            let result = match shared.dials.acquire().await {
-                Ok(_turn) => {
-                    let config = &shared.config;
-                    connect::connect(&config.target, key, &name, &shared.identity, config.connect_timeout).await
-                }
-                Err(_closed) => Err(Error::Closed),
+            let config = &shared.config;
+            let attempt = async {
+                // Closed never: the semaphore lives as long as the process.
+                let _turn = shared.dials.acquire().await.map_err(|_| Error::Closed)?;
+                connect::connect(&config.target, key, &name, &shared.identity, config.connect_timeout).await
             };
+            // The wait for one's turn counts: no client waits longer than the connect timeout.
+            let result = timeout(config.connect_timeout, attempt).await.unwrap_or(Err(Error::Timeout));
             let result = result.map(|transport| (transport, permit));
             drop(events.send(Event::Made { lane, usage, result }));
         });
@@ -545,6 +617,7 @@ impl Upstream {
             return;
         };
         lane.pending += 1;
+        self.making += 1;
         let (key, limit, events) = (lane.key, self.shared.config.connect_timeout, self.events.clone());
         spawn_local(async move {
             let result = connect::switch(transport, from, key, limit).await.map(|transport| (transport, permit));
@@ -561,7 +634,7 @@ impl Upstream {
         if let Some(lane) = self.lanes.get_mut(lane) {
             lane.pending -= 1;
             lane.starved = false;
-            lane.proven = true;
+            self.databases.insert(lane.key.database);
             lane.failure = None;
             lane.list_mut(usage).push(id);
             lane.wake_waiting();
@@ -589,12 +662,33 @@ impl Upstream {
         if let Some(state) = self.lanes.get_mut(lane) {
             state.pending -= 1;
         }
+        if refused_database {
+            self.refused_until = until;
+            self.vacate(lane, error, until);
+            return;
+        }
         // One cause: what failed for this lane would fail for every other that waits, but for a refused database.
         for (id, state) in self.lanes.iter_mut().enumerate() {
-            if id == lane || (!refused_database && state.pending == 0) {
+            if id == lane || state.pending == 0 {
                 state.failure = Some((error.clone(), until));
+                state.starved = false;
                 state.wake_waiting();
             }
+        }
+        let lanes = &self.lanes;
+        self.starved.retain(|id| lanes.get(*id).is_some_and(|lane| lane.starved));
+    }
+
+    /// The server has refused a lane's database. If that is because there is no such database and no client was ever let
+    /// into the lane, it is free for another. Otherwise it remembers the refusal for a while.
+    fn vacate(&mut self, id: LaneId, error: &Error, until: Instant) {
+        let Some(lane) = self.lanes.get_mut(id) else { return };
+        lane.failure = Some((error.clone(), until));
+        lane.wake_waiting();
+        let key = lane.key;
+        let beyond = self.beyond.as_ref().is_some_and(|(lowest, _)| key.database >= *lowest);
+        if beyond && !lane.entered && self.by_key.remove(&key).is_some() {
+            self.vacant.push(id);
         }
     }
 

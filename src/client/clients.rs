@@ -11,7 +11,7 @@ use slab::Slab;
 use super::Config;
 use super::session::{Session, TURN_BYTES};
 use super::state::State;
-use crate::buffer::{ChunkPool, Memory};
+use crate::buffer::{CHUNK, ChunkPool, Memory};
 use crate::resp::request::Limits;
 use crate::transport::Transport;
 use crate::upstream::{ClientKey, InFlight, LaneKey, Outcome, Protocol, Replies, Upstream};
@@ -45,29 +45,25 @@ pub(super) struct Env {
     pub(super) answer: Vec<u8>,
     /// Tenths of a second since the worker began.
     pub(super) tick: u32,
-    /// Sessions that wait for memory.
+    /// Sessions whose large requests wait for memory.
     pub(super) thirsty: Vec<ClientKey>,
     /// Sessions that linger, and since when.
     pub(super) lingering: Vec<(ClientKey, u32)>,
-    /// Sessions with a backlog: bytes written and tick at the last progress.
-    slow: Vec<Slow>,
+    /// Sessions that make us hold much.
+    watched: Vec<Watched>,
 }
 
-struct Slow {
+struct Watched {
     key: ClientKey,
-    written: u64,
-    tick: u32,
+    /// How far it had got at the last look, and the tick since when it has not got on.
+    progress: u64,
+    stuck_since: u32,
 }
 
 impl Env {
-    /// Watches over the progress of a client that does not take its replies at once; each is told of once.
-    pub(super) fn watch(&mut self, key: ClientKey, written: u64) {
-        self.slow.push(Slow { key, written, tick: self.tick });
-    }
-
-    /// A backlog that is nobody's fault even when memory is short, in bytes.
-    pub(super) fn fair_backlog(&self) -> usize {
-        SLOW_BACKLOG
+    /// Watches over a client that makes us hold much; each is told of once.
+    pub(super) fn watch(&mut self, key: ClientKey, progress: u64) {
+        self.watched.push(Watched { key, progress, stuck_since: self.tick });
     }
 }
 
@@ -107,7 +103,7 @@ impl Clients {
             tick: 0,
             thirsty: Vec::new(),
             lingering: Vec::new(),
-            slow: Vec::new(),
+            watched: Vec::new(),
         };
         Self { sessions: Slab::new(), generation: 0, dirty: Vec::new(), env, census, count }
     }
@@ -158,7 +154,7 @@ impl Clients {
         }
         let sessions = &mut self.sessions;
         if env.pool.memory().is_tight() {
-            relieve(sessions, &env.slow, env.pool.memory().is_exhausted(), tick);
+            relieve(sessions, &env.watched, env.pool.memory().is_exhausted(), tick);
         } else {
             for key in env.thirsty.drain(..) {
                 if let Some(session) = find(sessions, key) {
@@ -174,36 +170,32 @@ impl Clients {
             }
             tick - since < LINGER
         });
-        env.slow.retain_mut(|slow| {
-            let Some(session) = find(sessions, slow.key) else { return false };
-            if session.backlog() == 0 {
-                session.watched = false;
-                return false;
-            }
-            if session.written != slow.written || session.backlog() <= SLOW_BACKLOG {
-                (slow.written, slow.tick) = (session.written, tick);
-            } else if tick - slow.tick >= STALLED {
-                tracing::warn!(
-                    backlog = session.backlog(),
-                    "disconnecting a client that has stopped reading its replies"
-                );
+        env.watched.retain_mut(|watched| {
+            let Some(session) = find(sessions, watched.key) else { return false };
+            session.watched = session.holding() > CHUNK;
+            if session.progress != watched.progress {
+                (watched.progress, watched.stuck_since) = (session.progress, tick);
+            } else if session.backlog() > SLOW_BACKLOG && tick - watched.stuck_since >= STALLED {
+                let backlog = session.backlog();
+                tracing::warn!(backlog, "disconnecting a client that has stopped reading its replies");
                 session.kill();
             }
-            true
+            session.watched
         });
     }
 }
 
-/// While memory is short everybody waits for whoever holds most of it without reading: that client has to go. One at a
-/// time, and only one that has taken nothing for a second, unless nothing is left at all.
-fn relieve(sessions: &mut Slab<Box<Session>>, slow: &[Slow], exhausted: bool, tick: u32) {
-    let stuck = slow.iter().filter(|slow| exhausted || tick - slow.tick >= STUCK);
-    let backlogs = stuck.filter_map(|slow| find(sessions, slow.key).map(|session| (session.backlog(), slow.key)));
-    let largest = backlogs.filter(|(backlog, _)| *backlog > SLOW_BACKLOG).max_by_key(|(backlog, _)| *backlog);
-    if let Some((backlog, key)) = largest
+/// While memory is short, whoever holds most of it has to go: one at a time, and only one that has not got on for a second,
+/// unless nothing is left at all. Requests that are not large go on meanwhile.
+fn relieve(sessions: &mut Slab<Box<Session>>, watched: &[Watched], exhausted: bool, tick: u32) {
+    let stuck = watched.iter().filter(|watched| exhausted || tick - watched.stuck_since >= STUCK);
+    let holders =
+        stuck.filter_map(|watched| find(sessions, watched.key).map(|session| (session.holding(), watched.key)));
+    let largest = holders.filter(|(holding, _)| *holding > SLOW_BACKLOG).max_by_key(|(holding, _)| *holding);
+    if let Some((holding, key)) = largest
         && let Some(session) = find(sessions, key)
     {
-        tracing::warn!(backlog, "buffer memory is short: disconnecting the client with most unread replies");
+        tracing::warn!(holding, "buffer memory is short: disconnecting the client that holds most of it");
         session.kill();
     }
 }

@@ -57,6 +57,12 @@ impl ListenAddress {
             Self::Unix(_) => true,
         }
     }
+
+    /// True for an IPv6 address.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        matches!(self, Self::Tcp(address) if address.is_ipv6())
+    }
 }
 
 impl fmt::Display for ListenAddress {

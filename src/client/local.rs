@@ -9,6 +9,7 @@ use subtle::ConstantTimeEq;
 
 use super::refusal;
 use super::state::{Mute, State};
+use crate::command::keys::is;
 use crate::command::route::Local;
 use crate::resp::build;
 use crate::resp::request::Args;
@@ -43,6 +44,9 @@ pub(super) struct Env<'a> {
     pub(super) addresses: &'a dyn Fn() -> (String, String),
 }
 
+/// Longest text that is kept for a client, or given back to it from here, in bytes.
+const MAX_TEXT: usize = 4096;
+
 const WRONG_PASSWORD: &str = "WRONGPASS invalid username-password pair or user is disabled.";
 const BAD_NAME: &str = "ERR Client names cannot contain spaces, newlines or special characters.";
 /// Answers `local`; `args` is the whole request, the name first. The reply is appended to `out`.
@@ -52,7 +56,11 @@ pub(super) fn answer(local: Local, args: Args<'_>, state: &mut State, env: &Env<
     rest.next();
     match (local, count) {
         (Local::Ping, 1) => build::simple("PONG", out),
-        (Local::Ping | Local::Echo, 2) => build::bulk(rest.next().unwrap_or_default(), out),
+        (Local::Ping | Local::Echo, 2) => match rest.next().unwrap_or_default() {
+            // The server can hold it as well as we, and its way back is bounded.
+            long if long.len() > MAX_TEXT => return Answer::Forward,
+            text => build::bulk(text, out),
+        },
         (Local::Select, 2) => {
             return rest.next().and_then(database).map_or(Answer::Forward, Answer::Select);
         }
@@ -121,15 +129,16 @@ fn hello(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>
     };
     let (mut login, mut name) = (None, None);
     while let Some(option) = rest.next() {
-        if option.eq_ignore_ascii_case(b"auth") && rest.len() >= 2 {
+        if is(option, b"auth") && rest.len() >= 2 {
             login = rest.next().zip(rest.next());
-        } else if option.eq_ignore_ascii_case(b"setname") && rest.len() >= 1 {
+        } else if is(option, b"setname") && rest.len() >= 1 {
             name = rest.next();
             // Older servers set the name at once, and keep it whatever comes of the rest.
             if let Some(name) = name.filter(|name| env.identity.is_before(7, 2) && is_printable(name)) {
                 state.name = name.into();
             }
         } else {
+            let option = option.get(..128).unwrap_or(option);
             return build::error([b"ERR Syntax error in HELLO option '", option, b"'"].concat(), out);
         }
     }
@@ -228,9 +237,9 @@ fn set_name(name: &[u8], state: &mut State, out: &mut Vec<u8>) {
 /// CLIENT SETINFO is new in Redis 7.2; libraries send it to any server, and we keep it for any. A wrong one travels.
 fn set_info(mut rest: Args<'_>, state: &mut State, out: &mut Vec<u8>) -> Answer {
     let (attribute, value) = (rest.nth(1).unwrap_or_default(), rest.next().unwrap_or_default());
-    let field = if attribute.eq_ignore_ascii_case(b"lib-name") {
+    let field = if is(attribute, b"lib-name") {
         &mut state.library.0
-    } else if attribute.eq_ignore_ascii_case(b"lib-ver") {
+    } else if is(attribute, b"lib-ver") {
         &mut state.library.1
     } else {
         return Answer::Forward;
@@ -243,21 +252,21 @@ fn set_info(mut rest: Args<'_>, state: &mut State, out: &mut Vec<u8>) -> Answer 
     Answer::Reply
 }
 
-/// What Redis allows in names: `!` to `~`.
+/// What Redis allows in names: `!` to `~`. It has no limit to their length.
 fn is_printable(name: &[u8]) -> bool {
-    name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+    name.len() <= MAX_TEXT && name.iter().all(|byte| (b'!'..=b'~').contains(byte))
 }
 
 /// CLIENT REPLY is never forwarded: the replies of others are on the same connection.
 fn reply(mode: &[u8], state: &mut State, out: &mut Vec<u8>) -> Answer {
-    if mode.eq_ignore_ascii_case(b"on") {
+    if is(mode, b"on") {
         state.mute = Mute::Off;
         build::simple("OK", out);
         Answer::Shown
-    } else if mode.eq_ignore_ascii_case(b"off") {
+    } else if is(mode, b"off") {
         state.mute = Mute::On;
         Answer::Silent
-    } else if mode.eq_ignore_ascii_case(b"skip") {
+    } else if is(mode, b"skip") {
         if state.mute != Mute::On {
             state.mute = Mute::Next;
         }
@@ -269,10 +278,10 @@ fn reply(mode: &[u8], state: &mut State, out: &mut Vec<u8>) -> Answer {
 
 /// NO-EVICT and NO-TOUCH: off is how every shared connection is; on would need a connection of one's own.
 fn switch(mode: &[u8], local: Local, out: &mut Vec<u8>) -> Answer {
-    if mode.eq_ignore_ascii_case(b"off") {
+    if is(mode, b"off") {
         build::simple("OK", out);
         Answer::Reply
-    } else if mode.eq_ignore_ascii_case(b"on") {
+    } else if is(mode, b"on") {
         let name: &[u8] = if local == Local::ClientNoEvict { b"CLIENT NO-EVICT ON" } else { b"CLIENT NO-TOUCH ON" };
         build::error(refusal::needs_own_connection(name), out);
         Answer::Reply

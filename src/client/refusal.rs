@@ -10,6 +10,12 @@ use crate::upstream::Identity;
 /// Before a password was given.
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 
+/// EXEC after a MULTI that was refused.
+pub(super) const EXECABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
+
+/// A command after a MULTI that was refused.
+pub(super) const AFTER_MULTI: &str = "ERR not run: it follows a MULTI, and outrigger does not offer transactions yet";
+
 /// How much of an unknown command's arguments Redis quotes, in bytes.
 const QUOTED: usize = 128;
 

@@ -27,7 +27,7 @@ use super::refusal;
 use super::reply_queue::ReplyQueue;
 use super::state::State;
 use crate::buffer::{ByteQueue, MAX_SLICES};
-use crate::command::route::{self, Local, Route};
+use crate::command::route::{self, Cause, Local, Route};
 use crate::resp::request::{Args, Form, ProtocolError, Request, RequestScanner};
 use crate::resp::{build, inline};
 use crate::transport::Transport;
@@ -47,6 +47,9 @@ const MAX_OUTSTANDING: usize = 64 * 1024;
 /// Bytes of local answers that may wait behind forwarded requests; beyond that the client is not read.
 const MAX_WAITING_BYTES: usize = 64 * 1024;
 
+/// From this size on the buffer of an incomplete request grows only while memory is not short, in bytes.
+const LARGE_INPUT: usize = 1024 * 1024;
+
 /// A request of this size or more is handed over instead of copied. Above [`TURN_BYTES`], so that it always has a buffer
 /// of its own.
 const OWN_BUFFER: usize = TURN_BYTES + 1;
@@ -57,10 +60,12 @@ const BULK_ITEM: usize = 4 * 1024;
 /// A client that moved more than this in bulk within a second uses the lane's bulk connection for the next second.
 const BULK_RATE: usize = 1024 * 1024;
 
-/// From this backlog on, in bytes, upstream is read more slowly for the sake of a client that takes at least
-/// [`PACED_PROGRESS`] bytes in every pause of a millisecond.
+/// While a large reply streams and more than this waits for its client, upstream is not read for a millisecond, in bytes.
 const LAG: usize = 4 * 1024 * 1024;
-const PACED_PROGRESS: u64 = 64 * 1024;
+
+/// How often that may happen for one client that takes nothing; each [`PATIENCE_PER`] bytes it takes earn it once more.
+const PATIENCE: u64 = 250;
+const PATIENCE_PER: u64 = 16 * 1024;
 
 /// After the last reply so much is read and thrown away, lest the kernel answer it with a reset that would destroy the
 /// reply on its way.
@@ -143,10 +148,11 @@ pub(super) struct Session {
     pub(super) thirsty: bool,
     /// Its progress is watched over.
     pub(super) watched: bool,
-    /// Bytes written since it came, to tell whether a slow reader makes progress.
-    pub(super) written: u64,
-    /// What `written` was when reading was slowed down for this client's sake.
+    /// Bytes written, and read of large requests, since it came: whether it gets on.
+    pub(super) progress: u64,
+    /// What `progress` was when reading was last slowed down for its sake, and how often it still may be.
     paced: u64,
+    patience: u64,
     /// Bulk traffic in the second that began at this tick, and the tick until which it counts as bulk.
     bulk: (u32, usize, u32),
 }
@@ -174,10 +180,16 @@ impl Session {
             blocked_on_write: false,
             thirsty: false,
             watched: false,
-            written: 0,
+            progress: 0,
             paced: 0,
+            patience: PATIENCE,
             bulk: (0, 0, 0),
         }
+    }
+
+    /// Bytes of buffers that the client makes us hold.
+    pub(super) fn holding(&self) -> usize {
+        self.backlog() + self.input.capacity()
     }
 
     /// Bytes of replies that the client did not take yet.
@@ -185,13 +197,15 @@ impl Session {
         self.out.len() + self.replies.bytes()
     }
 
-    /// True if much waits for a client that has taken a good deal since this was asked last.
+    /// True if much waits for a client that is still worth waiting for; asked once a millisecond, and costs patience.
     pub(super) fn lags(&mut self) -> bool {
-        let lags = self.out.len() > LAG && self.written - self.paced >= PACED_PROGRESS;
-        if lags {
-            self.paced = self.written;
+        let taken = self.progress - mem::replace(&mut self.paced, self.progress);
+        self.patience = self.patience.saturating_add(taken / PATIENCE_PER).min(PATIENCE);
+        if self.out.len() <= LAG || self.patience == 0 {
+            return false;
         }
-        lags
+        self.patience -= 1;
+        true
     }
 
     /// Ends the session at once; requests in flight become tombstones.
@@ -279,12 +293,6 @@ impl Session {
         if !self.input.is_empty() {
             return self.read_more(turn);
         }
-        if turn.env.pool.memory().is_tight() {
-            if !mem::replace(&mut self.thirsty, true) {
-                turn.env.thirsty.push(self.key);
-            }
-            return Poll::Pending;
-        }
         let count = match self.transport.poll_read(turn.cx, &mut turn.env.read_buffer) {
             Poll::Pending => return Poll::Pending,
             Poll::Ready(Ok(0)) => return self.end_of_input(),
@@ -317,14 +325,17 @@ impl Session {
         }
         let before = self.input.capacity();
         if self.input.len() == before {
-            let wanted = self.scanner.needed().clamp(before + TURN_BYTES / 4, (2 * before).max(TURN_BYTES));
-            if before >= TURN_BYTES && turn.env.pool.memory().is_exhausted() {
-                tracing::warn!(
-                    client = self.state.id,
-                    "out of buffer memory: disconnecting the client that needs more"
-                );
-                return self.broken();
+            if before >= LARGE_INPUT {
+                self.be_watched(turn.env);
+                if turn.env.pool.memory().is_tight() {
+                    if !mem::replace(&mut self.thirsty, true) {
+                        turn.env.thirsty.push(self.key);
+                    }
+                    return Poll::Pending;
+                }
             }
+            let most = if before < LARGE_INPUT { (2 * before).max(TURN_BYTES) } else { before + before / 4 };
+            let wanted = self.scanner.needed().clamp(before + TURN_BYTES / 4, most);
             self.input.reserve_exact(wanted - self.input.len());
             turn.env.pool.memory().resized(before, self.input.capacity());
         }
@@ -336,6 +347,7 @@ impl Session {
             Poll::Ready(Err(_)) => self.broken(),
             Poll::Ready(Ok(count)) => {
                 self.starving = false;
+                self.progress += count as u64;
                 // Large requests are taken in whole turns, not in as many reads as fit.
                 turn.share = if count == TURN_BYTES { 0 } else { turn.share };
                 Poll::Ready(true)
@@ -474,6 +486,9 @@ impl Session {
         {
             return self.answer_with(turn.env, |out| build::error(refusal::NOAUTH, out));
         }
+        if let Some(step) = self.after_refused_multi(name, route, turn) {
+            return step;
+        }
         match route {
             Route::Shared { slow } => self.forward(frame, slow, turn),
             Route::Local(local) => self.local(local, args, frame, turn),
@@ -482,6 +497,24 @@ impl Session {
                 self.answer_with(turn.env, |out| refusal::refuse(cause, &args, identity, out))
             }
         }
+    }
+
+    /// What stands between a refused MULTI and its EXEC must not run bare: the client meant all or nothing.
+    fn after_refused_multi(&mut self, name: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Option<Step> {
+        let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
+        if !self.state.refused_multi {
+            self.state.refused_multi = route == Route::Refused(Cause::Transaction) && is(b"multi");
+            return None;
+        }
+        if matches!(route, Route::Local(Local::Quit | Local::Reset)) {
+            return None;
+        }
+        self.state.refused_multi = !(is(b"exec") || is(b"discard"));
+        Some(self.answer_with(turn.env, |out| match (is(b"exec"), is(b"discard")) {
+            (true, _) => build::error(refusal::EXECABORT, out),
+            (_, true) => build::simple("OK", out),
+            _ => build::error(refusal::AFTER_MULTI, out),
+        }))
     }
 
     fn local(&mut self, local: Local, args: Args<'_>, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
@@ -614,6 +647,9 @@ impl Session {
 
     /// Takes the next bytes of a reply, which stay in the connection's buffer until [`Session::flush`].
     pub(super) fn deliver(&mut self, muted: bool, buffer: &[u8], range: Range<usize>, complete: bool, env: &mut Env) {
+        if self.phase == Phase::Dead {
+            return;
+        }
         if range.len() >= BULK_ITEM {
             self.count_bulk(range.len(), env.tick);
         }
@@ -636,6 +672,9 @@ impl Session {
     /// The reply to a request will not come. If half of it was delivered, the client cannot be told in any way it would
     /// understand, and is disconnected.
     pub(super) fn fail(&mut self, muted: bool, outcome: Outcome, env: &mut Env) {
+        if self.phase == Phase::Dead {
+            return;
+        }
         if mem::take(&mut self.half_delivered) && !muted {
             self.kill();
             return;
@@ -678,6 +717,10 @@ impl Session {
 
     /// Writes what a batch delivered: straight from the connection's buffer if nothing waits before it.
     pub(super) fn flush(&mut self, buffer: &[u8], env: &mut Env) {
+        if self.phase == Phase::Dead {
+            // Nothing may follow half a reply.
+            return;
+        }
         if self.out.is_empty() {
             let batch = mem::take(&mut self.batch);
             let bytes = buffer.get(batch).unwrap_or_default();
@@ -686,7 +729,7 @@ impl Session {
             }
             match self.transport.try_write(bytes) {
                 Ok(count) => {
-                    self.written += count as u64;
+                    self.progress += count as u64;
                     self.out.push(bytes.get(count..).unwrap_or_default(), &mut env.pool);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.out.push(bytes, &mut env.pool),
@@ -709,19 +752,18 @@ impl Session {
         if !self.blocked_on_write {
             self.wake();
         }
-        if !mem::replace(&mut self.watched, true) {
-            env.watch(self.key, self.written);
-        }
-        let over = self.backlog() > env.output_limit;
-        if over || (self.backlog() > env.fair_backlog() && env.pool.memory().is_exhausted()) {
-            let (backlog, reason) = (self.backlog(), if over { "client output limit" } else { "out of buffer memory" });
-            tracing::warn!(
-                client = self.state.id,
-                backlog,
-                reason,
-                "disconnecting a client that does not read its replies"
-            );
+        self.be_watched(env);
+        if self.backlog() > env.output_limit {
+            let (client, backlog) = (self.state.id, self.backlog());
+            tracing::warn!(client, backlog, "disconnecting a client: more unread replies than --client-output-limit");
             self.kill();
+        }
+    }
+
+    /// Asks for its memory and its progress to be watched over.
+    fn be_watched(&mut self, env: &mut Env) {
+        if !mem::replace(&mut self.watched, true) {
+            env.watch(self.key, self.progress);
         }
     }
 
@@ -753,7 +795,7 @@ impl Session {
             };
             match attempt {
                 Ok(count) => {
-                    self.written += count as u64;
+                    self.progress += count as u64;
                     self.out.consume(count, &mut env.pool);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

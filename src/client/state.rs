@@ -17,6 +17,8 @@ pub(crate) struct State {
     pub(crate) database: u32,
     /// May give commands: said a right password, or none is asked for.
     pub(crate) authenticated: bool,
+    /// Its MULTI was refused, and its EXEC or DISCARD is yet to come.
+    pub(crate) refused_multi: bool,
     /// Which replies it wants to see, by CLIENT REPLY.
     pub(crate) mute: Mute,
     /// CLIENT SETNAME.
@@ -46,6 +48,7 @@ impl State {
             protocol: Protocol::Resp2,
             database,
             authenticated,
+            refused_multi: false,
             mute: Mute::Off,
             name: Box::default(),
             library: (Box::default(), Box::default()),

@@ -33,7 +33,7 @@ pub fn keys<'a>(command: &Command, args: impl Iterator<Item = &'a [u8]> + Clone,
         Keys::Streams => streams(args, found),
         Keys::Stralgo => {
             let mut args = args.skip(1);
-            if args.any(|arg| arg.eq_ignore_ascii_case(b"keys")) {
+            if args.any(|arg| is(arg, b"keys")) {
                 args.take(2).for_each(found);
             }
         }
@@ -50,8 +50,8 @@ pub fn asks_to_block<'a>(command: &Command, args: impl Iterator<Item = &'a [u8]>
         Blocks::IfArgument => {
             let own_key = usize::from(command.keys != Keys::Streams);
             Options { args: args.skip(1 + own_key), known: STREAM_OPTIONS }
-                .take_while(|option| !option.eq_ignore_ascii_case(b"streams"))
-                .any(|option| option.eq_ignore_ascii_case(b"block"))
+                .take_while(|option| !is(option, b"streams"))
+                .any(|option| is(option, b"block"))
         }
     }
 }
@@ -77,7 +77,7 @@ impl<'a, I: Iterator<Item = &'a [u8]>> Iterator for Options<I> {
 
     fn next(&mut self) -> Option<&'a [u8]> {
         let option = self.args.next()?;
-        let own = self.known.iter().find(|(name, _)| option.eq_ignore_ascii_case(name)).map_or(0, |(_, own)| *own);
+        let own = self.known.iter().find(|(name, _)| is(option, name)).map_or(0, |(_, own)| *own);
         if let Some(last) = own.checked_sub(1) {
             self.args.nth(last);
         }
@@ -129,7 +129,7 @@ fn stored<'a>(args: impl Iterator<Item = &'a [u8]>, words: &[&[u8]], known: &'st
 fn migrate<'a>(args: impl Iterator<Item = &'a [u8]> + Clone, mut found: impl FnMut(&'a [u8])) {
     let key = args.clone().nth(3);
     let mut options = Options { args: args.skip(6), known: MIGRATE_OPTIONS };
-    let listed = options.any(|option| option.eq_ignore_ascii_case(b"keys"));
+    let listed = options.any(|option| is(option, b"keys"));
     match key {
         Some(key) if !listed => found(key),
         Some([]) => options.args.for_each(found),
@@ -140,7 +140,7 @@ fn migrate<'a>(args: impl Iterator<Item = &'a [u8]> + Clone, mut found: impl FnM
 /// `[option …] STREAMS key … id …`: as many identifiers as keys.
 fn streams<'a>(args: impl Iterator<Item = &'a [u8]> + Clone, found: impl FnMut(&'a [u8])) {
     let mut options = Options { args: args.skip(1), known: STREAM_OPTIONS };
-    if options.any(|option| option.eq_ignore_ascii_case(b"streams")) {
+    if options.any(|option| is(option, b"streams")) {
         let both = options.args.clone().count();
         if both % 2 == 0 {
             options.args.take(both / 2).for_each(found);
@@ -148,8 +148,16 @@ fn streams<'a>(args: impl Iterator<Item = &'a [u8]> + Clone, found: impl FnMut(&
     }
 }
 
+/// Whether an argument is this option to the server, which reads it as a C string: up to a NUL, in any case. Anything
+/// stricter would let `BLOCK\0` pass for an unknown word here, and block there.
+#[must_use]
+pub fn is(arg: &[u8], option: &[u8]) -> bool {
+    let word = arg.split(|&byte| byte == 0).next().unwrap_or_default();
+    word.eq_ignore_ascii_case(option)
+}
+
 fn is_any(word: &[u8], words: &[&[u8]]) -> bool {
-    words.iter().any(|other| word.eq_ignore_ascii_case(other))
+    words.iter().any(|other| is(word, other))
 }
 
 /// A count in decimal digits. Nothing else is one, and nothing above what a request can hold.

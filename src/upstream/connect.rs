@@ -26,6 +26,9 @@ use crate::transport::Transport;
 /// Largest handshake reply, in bytes; a server that says more is not Redis.
 const MAX_REPLY: usize = 1024 * 1024;
 
+/// First words of errors that concern the server and not the request.
+const CANNOT_SERVE: [&str; 4] = ["LOADING ", "BUSY ", "MASTERDOWN ", "CLUSTERDOWN "];
+
 /// Where Redis is and who we are there.
 #[derive(Debug, Clone)]
 pub struct Target {
@@ -296,6 +299,10 @@ impl Wire {
 
     async fn select(&mut self, database: u32) -> Result<(), Error> {
         match self.ask(&[b"SELECT", database.to_string().as_bytes()]).await? {
+            // These say that the server cannot serve now, whatever the database.
+            OwnedFrame::SimpleError { data, .. } if CANNOT_SERVE.iter().any(|code| data.starts_with(code)) => {
+                Err(Error::Refused { step: "SELECT", reply: data })
+            }
             OwnedFrame::SimpleError { data, .. } => Err(Error::Database(data)),
             _ => Ok(()),
         }

@@ -93,8 +93,8 @@ pub(crate) trait Replies {
     fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool);
     /// The reply to `entry` will not come, or not the rest of it.
     fn fail(&mut self, entry: InFlight, outcome: Outcome);
-    /// True if this client has much to take still, and has taken a good deal since the last time this was asked: then
-    /// waiting a moment spares us the memory, and a client that stops taking cannot make us wait.
+    /// True if this client has much to take still and is worth waiting a moment for; it is not for long if it takes
+    /// nothing.
     fn lags(&mut self, client: ClientKey) -> bool;
     /// Ends a batch: everything delivered leaves now, while `buffer` is still what it was.
     fn flush(&mut self, buffer: &[u8]);
@@ -262,8 +262,10 @@ impl Connection {
             self.fresh = false;
             self.used = now;
         }
-        self.write(cx, pool)?;
+        // What was answered before the connection broke is read first.
+        let written = self.write(cx, pool);
         self.read(cx, buffer, clients)?;
+        written?;
         if !self.waiting.is_empty() && (self.has_ample_room() || self.is_at_rest()) {
             self.wake_waiting();
         }
@@ -298,11 +300,8 @@ impl Connection {
     /// Reads and settles one buffer; a full one means that there is more, which waits for the next turn, so that the
     /// clients' tasks come between.
     fn read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8], clients: &mut impl Replies) -> Result<(), Error> {
-        if let Some(pause) = &mut self.pause {
-            if pause.as_mut().poll(cx).is_pending() {
-                return Ok(());
-            }
-            self.pause = None;
+        if self.is_pausing(cx, clients) {
+            return Ok(());
         }
         loop {
             let held = self.held_back.len();
@@ -322,11 +321,25 @@ impl Connection {
             settled?;
             if count == READ_TURN {
                 cx.waker().wake_by_ref();
-                if self.streaming && self.in_flight.front().is_some_and(|entry| clients.lags(entry.client)) {
-                    self.pause = Some(Box::pin(sleep(PACE)));
-                }
                 return Ok(());
             }
+        }
+    }
+
+    /// True while reading waits a moment for the client of a large reply, see [`Replies::lags`].
+    fn is_pausing(&mut self, cx: &mut Context<'_>, clients: &mut impl Replies) -> bool {
+        loop {
+            if let Some(pause) = &mut self.pause {
+                if pause.as_mut().poll(cx).is_pending() {
+                    return true;
+                }
+                self.pause = None;
+            }
+            let lags = |entry: &InFlight| clients.lags(entry.client);
+            if !(self.streaming && self.in_flight.front().is_some_and(lags)) {
+                return false;
+            }
+            self.pause = Some(Box::pin(sleep(PACE)));
         }
     }
 

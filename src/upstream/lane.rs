@@ -43,8 +43,8 @@ pub(crate) struct Lane {
     pub(crate) bulk: Vec<ConnectionId>,
     /// Connections being made.
     pub(crate) pending: usize,
-    /// It has had a connection: its database exists.
-    pub(crate) proven: bool,
+    /// Clients have been in it, and may be: it cannot be given to another database.
+    pub(crate) entered: bool,
     /// Waits in the worker's queue for a connection that somebody gives up.
     pub(crate) starved: bool,
     /// Clients to wake when there is a connection, or none to be had.
@@ -61,7 +61,7 @@ impl Lane {
             normal: Vec::new(),
             bulk: Vec::new(),
             pending: 0,
-            proven: false,
+            entered: false,
             starved: false,
             waiting: HashMap::new(),
             failure: None,

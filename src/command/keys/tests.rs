@@ -104,3 +104,17 @@ fn no_number_of_arguments_panics() {
         }
     }
 }
+
+/// The server reads option words up to a NUL: what it takes for BLOCK must not pass for anything else here.
+#[test]
+fn words_end_at_a_nul_as_in_the_server() {
+    for request in [
+        "xread block\0 0 streams s $",
+        "xread BLOCK\0x 0 streams s $",
+        "xread count\0 1 block 0 streams s $",
+        "xreadgroup group\0 streams c block 0 streams s >",
+    ] {
+        assert!(blocks(request), "{request:?}");
+    }
+    assert!(!blocks("xread streams\0 block 0"), "a key of that name, behind the option");
+}
