@@ -667,9 +667,15 @@ impl Upstream {
             self.vacate(lane, error, until);
             return;
         }
-        // One cause: what failed for this lane would fail for every other that waits, but for a refused database.
+        // One cause: what failed for this lane would fail for every other that waits. But what the server refuses in one
+        // protocol it may grant in the other: before Redis 6 it knows no HELLO.
+        let protocol = match error {
+            Error::Refused { .. } => self.lanes.get(lane).map(|lane| lane.key.protocol),
+            _ => None,
+        };
         for (id, state) in self.lanes.iter_mut().enumerate() {
-            if id == lane || state.pending == 0 {
+            let concerned = protocol.is_none_or(|protocol| protocol == state.key.protocol);
+            if id == lane || (state.pending == 0 && concerned) {
                 state.failure = Some((error.clone(), until));
                 state.starved = false;
                 state.wake_waiting();

@@ -262,7 +262,11 @@ impl Connection {
             self.fresh = false;
             self.used = now;
         }
-        // What was answered before the connection broke is read first.
+        if self.written == self.answered {
+            // Nothing is due, so whatever there is to read is surplus; it must not pass for the reply to what is written next.
+            self.read(cx, buffer, clients)?;
+        }
+        // What was answered before the connection broke is read all the same.
         let written = self.write(cx, pool);
         self.read(cx, buffer, clients)?;
         written?;
@@ -379,25 +383,27 @@ impl Connection {
             }
             return Ok(());
         }
-        let Some(entry) = self.in_flight.pop_front() else {
-            return Err(Error::Protocol("a reply that nobody waits for".to_owned()));
-        };
+        let entry = self.due()?;
+        self.in_flight.pop_front();
         self.answered = entry.end;
         clients.deliver(entry, buffer, range, true);
         Ok(())
     }
 
+    /// Whose reply comes next: the oldest request in flight, if all of it was sent.
+    fn due(&self) -> Result<InFlight, Error> {
+        let sent = self.in_flight.front().filter(|entry| entry.end <= self.written);
+        sent.copied().ok_or_else(|| Error::Protocol("a reply that nobody waits for".to_owned()))
+    }
+
     fn incomplete(&mut self, buffer: &[u8], range: Range<usize>, clients: &mut impl Replies) -> Result<(), Error> {
+        let push = !self.streaming && buffer.get(range.start) == Some(&b'>');
+        let entry = if push { None } else { Some(self.due()?) };
         if !self.streaming && range.len() < STREAM_FROM {
             self.held_back.extend_from_slice(buffer.get(range).unwrap_or_default());
             return Ok(());
         }
-        if !self.streaming && buffer.get(range.start) == Some(&b'>') {
-            return Err(Error::Protocol("an oversized push message".to_owned()));
-        }
-        let Some(&entry) = self.in_flight.front() else {
-            return Err(Error::Protocol("a reply that nobody waits for".to_owned()));
-        };
+        let entry = entry.ok_or_else(|| Error::Protocol("an oversized push message".to_owned()))?;
         self.streaming = true;
         clients.deliver(entry, buffer, range, false);
         Ok(())
