@@ -20,14 +20,14 @@
 //!
 //! To follow one `GET` in the code:
 //!
-//! 1. `client/session.rs`, `Session::drive`: the client's task is woken because its socket is readable, reads into the
-//!    worker's buffer, and `take`s one request after the other.
+//! 1. `client/session.rs`, `Session::drive`: the client's task is woken because its socket is readable. In
+//!    `session/intake.rs` it reads into the worker's buffer, and `take`s one request after the other.
 //! 2. [`resp::request`] finds the request's end and its name, [`command::route`] decides that it is shared.
 //! 3. `upstream.rs`, `Upstream::reserve` chooses a connection of the client's lane; `send` appends the request's bytes to
 //!    that connection's outgoing queue and an entry to its in-flight queue, and wakes the connection's task.
 //! 4. `upstream/connection.rs`, `Connection::turn`: when all readable clients have had their turn, everything queued
 //!    leaves in one write. When replies arrive, [`resp::reply`] finds their ends, and each is handed to its client.
-//! 5. `client/session.rs`, `Session::deliver` and `flush`: at the end of the batch all replies of one client leave in one
+//! 5. `client/session/output.rs`, `Session::deliver` and `flush`: at the end of the batch all replies of one client leave in one
 //!    write, straight from the buffer they were read into.
 //!
 //! # Modules, in reading order
@@ -84,10 +84,14 @@
 //! - Bulk traffic, which moves a client to its lane's second connection, counts only requests and replies of 4 KiB or
 //!   more: many small ones do not hold up their neighbours.
 //! - An upstream connection is never stopped for a client that does not read. For one that does, but more slowly than a
-//!   reply of many megabytes arrives, reading is slowed down a millisecond at a time, and only while the client keeps
-//!   taking at least 64 KiB in each. Otherwise a client that reads all the time would be cut off at the output limit
-//!   because Redis is faster.
+//!   reply of many megabytes arrives, reading pauses a millisecond at a time: 250 times at most for a client that takes
+//!   nothing, and once more for each 16 KiB it takes. Otherwise a client that reads all the time would be cut off at the
+//!   output limit because Redis is faster.
+//! - When memory is short (three quarters of the budget) only requests over 1 MiB wait, and the client that holds most
+//!   without getting on is disconnected: if everybody stopped being read, one client could stall all.
 //! - The rotation of lanes over a pool that is smaller than their number has a quantum of 10 ms.
+//! - A reply is only accepted for a request that was sent entirely, so a surplus one cannot answer what comes after it.
+//! - Option words are read as the server reads them, up to a NUL.
 //! - Requests over 1 MiB are held whole and sent over a lane, its bulk connection if the client is free to move; they
 //!   will stream over a lease once there are leases.
 //!

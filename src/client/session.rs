@@ -10,45 +10,36 @@
 //!   socket ◀─ flush ◀─ out ◀──────────────── deliver ◀─────────────────┴── replies
 //! ```
 //!
+//! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it.
+//!
 //! Invariants: an idle session holds no buffer. A client has unanswered requests on one upstream connection at most; a
 //! change of lane waits until there are none. Reading never stops because the client's own unread replies wait (many
 //! clients write a whole pipeline before they read); those are bounded by disconnecting it.
 
-use std::io::{self, IoSlice};
+mod intake;
+mod output;
+
 use std::mem;
 use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 
-use bytes::BufMut;
+pub(super) use intake::TURN_BYTES;
+use output::PATIENCE;
 
 use super::clients::Env;
 use super::local::{self, Answer};
 use super::refusal;
 use super::reply_queue::ReplyQueue;
 use super::state::State;
-use crate::buffer::{ByteQueue, MAX_SLICES};
+use crate::buffer::ByteQueue;
 use crate::command::route::{self, Cause, Local, Route};
-use crate::resp::request::{Args, Form, ProtocolError, Request, RequestScanner};
-use crate::resp::{build, inline};
+use crate::resp::build;
+use crate::resp::request::{Args, RequestScanner};
 use crate::transport::Transport;
-use crate::upstream::{
-    ClientKey, ConnectionId, Error, LaneId, LaneKey, MAY_HAVE_RUN, NOT_SENT, Outcome, Reserve, Upstream, Use, Want,
-};
+use crate::upstream::{ClientKey, ConnectionId, Error, LaneId, LaneKey, Reserve, Upstream, Use, Want};
 
 /// Requests taken from one client in one turn; then its neighbours have theirs.
 const TURN_REQUESTS: usize = 128;
-
-/// Bytes read from one client in one turn.
-pub(super) const TURN_BYTES: usize = 64 * 1024;
-
-/// Replies a client may be owed; beyond that it is not read.
-const MAX_OUTSTANDING: usize = 64 * 1024;
-
-/// Bytes of local answers that may wait behind forwarded requests; beyond that the client is not read.
-const MAX_WAITING_BYTES: usize = 64 * 1024;
-
-/// From this size on the buffer of an incomplete request grows only while memory is not short, in bytes.
-const LARGE_INPUT: usize = 1024 * 1024;
 
 /// A request of this size or more is handed over instead of copied. Above [`TURN_BYTES`], so that it always has a buffer
 /// of its own.
@@ -59,13 +50,6 @@ const BULK_ITEM: usize = 4 * 1024;
 
 /// A client that moved more than this in bulk within a second uses the lane's bulk connection for the next second.
 const BULK_RATE: usize = 1024 * 1024;
-
-/// While a large reply streams and more than this waits for its client, upstream is not read for a millisecond, in bytes.
-const LAG: usize = 4 * 1024 * 1024;
-
-/// How often that may happen for one client that takes nothing; each [`PATIENCE_PER`] bytes it takes earn it once more.
-const PATIENCE: u64 = 250;
-const PATIENCE_PER: u64 = 16 * 1024;
 
 /// After the last reply so much is read and thrown away, lest the kernel answer it with a reset that would destroy the
 /// reply on its way.
@@ -82,20 +66,6 @@ enum Phase {
     Lingering { left: usize },
     /// Over.
     Dead,
-}
-
-/// Why the requests at hand cannot go on just now.
-enum Stop {
-    /// All were taken.
-    Exhausted,
-    /// The last one is incomplete.
-    Incomplete,
-    /// This turn's share is used up.
-    Share,
-    /// Something has to happen first; the task will be woken.
-    Blocked,
-    /// The rest is one large request, for which this connection is reserved.
-    Large { id: ConnectionId, muted: bool },
 }
 
 /// What became of one request.
@@ -197,17 +167,6 @@ impl Session {
         self.out.len() + self.replies.bytes()
     }
 
-    /// True if much waits for a client that is still worth waiting for; asked once a millisecond, and costs patience.
-    pub(super) fn lags(&mut self) -> bool {
-        let taken = self.progress - mem::replace(&mut self.paced, self.progress);
-        self.patience = self.patience.saturating_add(taken / PATIENCE_PER).min(PATIENCE);
-        if self.out.len() <= LAG || self.patience == 0 {
-            return false;
-        }
-        self.patience -= 1;
-        true
-    }
-
     /// Ends the session at once; requests in flight become tombstones.
     pub(super) fn kill(&mut self) {
         self.phase = Phase::Dead;
@@ -248,233 +207,6 @@ impl Session {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
-    }
-
-    /// Takes requests until the socket is empty (pending), something has to happen first (pending, and woken then), or
-    /// the turn's share is used up (ready).
-    fn serve(&mut self, turn: &mut Turn<'_, '_>) -> Poll<()> {
-        loop {
-            if self.phase != Phase::Serving {
-                return Poll::Pending;
-            }
-            if self.replies.outstanding() >= MAX_OUTSTANDING {
-                self.wake_at = Some(MAX_OUTSTANDING / 2);
-                return Poll::Pending;
-            }
-            if self.replies.bytes() >= MAX_WAITING_BYTES {
-                // They wait for forwarded replies, not for the client to read: each that comes may free some.
-                self.wake_at = self.replies.forwarded().checked_sub(1);
-                return Poll::Pending;
-            }
-            if self.input.is_empty() || self.starving {
-                match self.read(turn) {
-                    Poll::Ready(true) => {}
-                    Poll::Ready(false) => return Poll::Ready(()),
-                    Poll::Pending => return Poll::Pending,
-                }
-            } else {
-                let input = mem::take(&mut self.input);
-                let (stop, input) = self.take_owned(input, turn);
-                self.input = input;
-                match stop {
-                    Stop::Share => return Poll::Ready(()),
-                    Stop::Blocked => return Poll::Pending,
-                    Stop::Exhausted | Stop::Incomplete | Stop::Large { .. } => {}
-                }
-            }
-        }
-    }
-
-    /// Reads once and takes what came. Ready with true to go on, with false when the turn's share is used up.
-    fn read(&mut self, turn: &mut Turn<'_, '_>) -> Poll<bool> {
-        if turn.share == 0 {
-            return Poll::Ready(false);
-        }
-        if !self.input.is_empty() {
-            return self.read_more(turn);
-        }
-        let count = match self.transport.poll_read(turn.cx, &mut turn.env.read_buffer) {
-            Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(0)) => return self.end_of_input(),
-            Poll::Ready(Err(_)) => return self.broken(),
-            Poll::Ready(Ok(count)) => count,
-        };
-        let buffer = mem::take(&mut turn.env.read_buffer);
-        let bytes = buffer.get(..count).unwrap_or_default();
-        let (taken, stop) = self.take(bytes, turn);
-        let rest = bytes.get(taken..).unwrap_or_default();
-        if !rest.is_empty() && self.phase == Phase::Serving {
-            self.input = rest.to_vec();
-            turn.env.pool.memory().resized(0, self.input.capacity());
-            self.starving = matches!(stop, Stop::Incomplete);
-        }
-        turn.env.read_buffer = buffer;
-        match stop {
-            Stop::Blocked => Poll::Pending,
-            Stop::Share => Poll::Ready(false),
-            // A full buffer is a turn's worth of bytes.
-            Stop::Exhausted | Stop::Incomplete | Stop::Large { .. } => Poll::Ready(count < TURN_BYTES),
-        }
-    }
-
-    /// Reads into the session's own buffer, which holds the beginning of a request. It grows with what arrives, at most
-    /// doubling, never to what was announced.
-    fn read_more(&mut self, turn: &mut Turn<'_, '_>) -> Poll<bool> {
-        if self.position > 0 {
-            self.input.drain(..mem::take(&mut self.position));
-        }
-        let before = self.input.capacity();
-        if self.input.len() == before {
-            if before >= LARGE_INPUT {
-                self.be_watched(turn.env);
-                if turn.env.pool.memory().is_tight() {
-                    if !mem::replace(&mut self.thirsty, true) {
-                        turn.env.thirsty.push(self.key);
-                    }
-                    return Poll::Pending;
-                }
-            }
-            let most = if before < LARGE_INPUT { (2 * before).max(TURN_BYTES) } else { before + before / 4 };
-            let wanted = self.scanner.needed().clamp(before + TURN_BYTES / 4, most);
-            self.input.reserve_exact(wanted - self.input.len());
-            turn.env.pool.memory().resized(before, self.input.capacity());
-        }
-        let room = (self.input.capacity() - self.input.len()).min(TURN_BYTES);
-        let mut limited = (&mut self.input).limit(room);
-        match self.transport.poll_read_buf(turn.cx, &mut limited) {
-            Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(0)) => self.end_of_input(),
-            Poll::Ready(Err(_)) => self.broken(),
-            Poll::Ready(Ok(count)) => {
-                self.starving = false;
-                self.progress += count as u64;
-                // Large requests are taken in whole turns, not in as many reads as fit.
-                turn.share = if count == TURN_BYTES { 0 } else { turn.share };
-                Poll::Ready(true)
-            }
-        }
-    }
-
-    /// The client has sent its last byte; it gets its replies, then the connection ends.
-    fn end_of_input(&mut self) -> Poll<bool> {
-        self.phase = Phase::Finishing { linger: false };
-        Poll::Pending
-    }
-
-    fn broken(&mut self) -> Poll<bool> {
-        self.phase = Phase::Dead;
-        Poll::Pending
-    }
-
-    /// Takes requests from the session's own buffer, which is given back as it is to be kept.
-    fn take_owned(&mut self, mut input: Vec<u8>, turn: &mut Turn<'_, '_>) -> (Stop, Vec<u8>) {
-        let bytes = input.get(self.position..).unwrap_or_default();
-        let (taken, stop) = self.take(bytes, turn);
-        self.position += taken;
-        self.starving = matches!(stop, Stop::Incomplete);
-        if let Stop::Large { id, muted } = stop {
-            // Counted in the budget until the connection has written it.
-            input.drain(..mem::take(&mut self.position));
-            turn.upstream.send_owned(id, self.key, muted, mem::take(&mut input));
-        } else if self.position == input.len() {
-            self.position = 0;
-            turn.env.pool.memory().resized(input.capacity(), 0);
-            input = Vec::new();
-        }
-        (stop, input)
-    }
-
-    fn drop_input(&mut self, env: &Env) {
-        env.pool.memory().resized(self.input.capacity(), 0);
-        self.input = Vec::new();
-        self.position = 0;
-    }
-
-    /// Takes as many requests from `bytes` as can go on now; returns how many bytes they had.
-    fn take(&mut self, bytes: &[u8], turn: &mut Turn<'_, '_>) -> (usize, Stop) {
-        let mut taken = 0;
-        while taken < bytes.len() {
-            if turn.share == 0 {
-                return (taken, Stop::Share);
-            }
-            let rest = bytes.get(taken..).unwrap_or_default();
-            let limits = if self.state.authenticated { &turn.env.limits } else { &turn.env.stranger_limits };
-            let request = match self.scanner.scan(rest, limits) {
-                Ok(Some(request)) => request,
-                Ok(None) => return (taken, Stop::Incomplete),
-                Err(error) => {
-                    self.protocol_error(error, turn.env);
-                    return (bytes.len(), Stop::Exhausted);
-                }
-            };
-            let frame = rest.get(..request.len).unwrap_or_default();
-            match self.request(frame, request, turn) {
-                Step::Done => taken += request.len,
-                Step::Blocked => return (taken, Stop::Blocked),
-                Step::Large { id, muted } if frame.len() == rest.len() => return (taken, Stop::Large { id, muted }),
-                Step::Large { id, muted } => {
-                    turn.upstream.send(id, self.key, muted, frame);
-                    taken += request.len;
-                }
-            }
-            turn.share -= 1;
-            if self.phase != Phase::Serving {
-                return (bytes.len(), Stop::Exhausted);
-            }
-        }
-        (taken, Stop::Exhausted)
-    }
-
-    /// After bytes that are no request nothing can be understood any more: the error follows the replies that are due.
-    fn protocol_error(&mut self, error: ProtocolError, env: &mut Env) {
-        if error == ProtocolError::CrossProtocol {
-            tracing::warn!(
-                client = self.state.id,
-                "closed a connection that speaks HTTP: possibly a cross-protocol attack"
-            );
-            self.phase = Phase::Dead;
-            return;
-        }
-        self.answer_local(&error.reply(), env);
-        self.phase = Phase::Finishing { linger: true };
-    }
-
-    /// Puts one request into canonical form, if it is not, and decides about it.
-    fn request(&mut self, frame: &[u8], request: Request, turn: &mut Turn<'_, '_>) -> Step {
-        match request.form {
-            Form::Array => self.dispatch(request.name.of(frame), frame, turn),
-            Form::Empty => Step::Done,
-            Form::Inline | Form::Loose => {
-                let mut canonical = mem::take(&mut turn.env.rewritten);
-                canonical.clear();
-                let words = if request.form == Form::Inline {
-                    inline::split(frame).map(|words| inline::encode(words.iter(), &mut canonical))
-                } else {
-                    inline::encode(Args::new(frame), &mut canonical);
-                    Ok(())
-                };
-                let step = match words {
-                    Err(error) => {
-                        self.protocol_error(error, turn.env);
-                        Step::Done
-                    }
-                    Ok(()) => match Args::new(&canonical).next() {
-                        Some(name) => self.dispatch(name, &canonical, turn),
-                        None => Step::Done,
-                    },
-                };
-                // A large one cannot be handed over with the buffer it was rewritten from.
-                let step = if let Step::Large { id, muted } = step {
-                    turn.upstream.send(id, self.key, muted, &canonical);
-                    Step::Done
-                } else {
-                    step
-                };
-                turn.env.rewritten = canonical;
-                turn.env.rewritten.shrink_to(TURN_BYTES);
-                step
-            }
-        }
     }
 
     /// Decides about one canonical request.
@@ -636,176 +368,6 @@ impl Session {
             env.answer = out;
         }
         Step::Done
-    }
-
-    /// Queues a local answer in its place in the client's order.
-    fn answer_local(&mut self, bytes: &[u8], env: &mut Env) {
-        if self.replies.answer(bytes) {
-            self.out.push(bytes, &mut env.pool);
-        }
-    }
-
-    /// Takes the next bytes of a reply, which stay in the connection's buffer until [`Session::flush`].
-    pub(super) fn deliver(&mut self, muted: bool, buffer: &[u8], range: Range<usize>, complete: bool, env: &mut Env) {
-        if self.phase == Phase::Dead {
-            return;
-        }
-        if range.len() >= BULK_ITEM {
-            self.count_bulk(range.len(), env.tick);
-        }
-        if !muted {
-            if self.batch.is_empty() {
-                self.batch = range;
-            } else if self.batch.end == range.start {
-                self.batch.end = range.end;
-            } else {
-                self.spill(buffer, env);
-                self.batch = range;
-            }
-        }
-        self.half_delivered = !complete;
-        if complete {
-            self.answered(buffer, env);
-        }
-    }
-
-    /// The reply to a request will not come. If half of it was delivered, the client cannot be told in any way it would
-    /// understand, and is disconnected.
-    pub(super) fn fail(&mut self, muted: bool, outcome: Outcome, env: &mut Env) {
-        if self.phase == Phase::Dead {
-            return;
-        }
-        if mem::take(&mut self.half_delivered) && !muted {
-            self.kill();
-            return;
-        }
-        if !muted {
-            let reply = match outcome {
-                Outcome::NotSent => NOT_SENT,
-                Outcome::Unknown => MAY_HAVE_RUN,
-            };
-            self.out.push(reply, &mut env.pool);
-        }
-        self.answered(&[], env);
-    }
-
-    /// Counts a reply, and queues the local answers that were due behind it.
-    fn answered(&mut self, buffer: &[u8], env: &mut Env) {
-        if self.replies.answered() {
-            self.spill(buffer, env);
-            let mut due = mem::take(&mut env.answer);
-            due.clear();
-            while self.replies.pop_due(&mut due) {}
-            self.out.push(&due, &mut env.pool);
-            env.answer = due;
-        }
-        let left = self.replies.forwarded();
-        if left == 0 {
-            self.bound = None;
-        }
-        if self.wake_at.is_some_and(|at| left <= at) {
-            self.wake_at = None;
-            self.wake();
-        }
-    }
-
-    /// Copies what was delivered in this batch behind what waits already.
-    fn spill(&mut self, buffer: &[u8], env: &mut Env) {
-        let batch = mem::take(&mut self.batch);
-        self.out.push(buffer.get(batch).unwrap_or_default(), &mut env.pool);
-    }
-
-    /// Writes what a batch delivered: straight from the connection's buffer if nothing waits before it.
-    pub(super) fn flush(&mut self, buffer: &[u8], env: &mut Env) {
-        if self.phase == Phase::Dead {
-            // Nothing may follow half a reply.
-            return;
-        }
-        if self.out.is_empty() {
-            let batch = mem::take(&mut self.batch);
-            let bytes = buffer.get(batch).unwrap_or_default();
-            if bytes.is_empty() {
-                return;
-            }
-            match self.transport.try_write(bytes) {
-                Ok(count) => {
-                    self.progress += count as u64;
-                    self.out.push(bytes.get(count..).unwrap_or_default(), &mut env.pool);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.out.push(bytes, &mut env.pool),
-                Err(_) => return self.kill(),
-            }
-        } else {
-            self.spill(buffer, env);
-        }
-        if !self.out.is_empty() && !self.blocked_on_write {
-            self.try_write_out(env);
-        }
-        self.mind_backlog(env);
-    }
-
-    /// What the socket did not take waits for the session's own task, up to the limit.
-    fn mind_backlog(&mut self, env: &mut Env) {
-        if self.out.is_empty() {
-            return;
-        }
-        if !self.blocked_on_write {
-            self.wake();
-        }
-        self.be_watched(env);
-        if self.backlog() > env.output_limit {
-            let (client, backlog) = (self.state.id, self.backlog());
-            tracing::warn!(client, backlog, "disconnecting a client: more unread replies than --client-output-limit");
-            self.kill();
-        }
-    }
-
-    /// Asks for its memory and its progress to be watched over.
-    fn be_watched(&mut self, env: &mut Env) {
-        if !mem::replace(&mut self.watched, true) {
-            env.watch(self.key, self.progress);
-        }
-    }
-
-    /// Writes what waits, and arranges to be woken when the socket takes more.
-    fn write_out(&mut self, cx: &mut Context<'_>, env: &mut Env) {
-        while !self.out.is_empty() && self.phase != Phase::Dead {
-            self.try_write_out(env);
-            if self.out.is_empty() {
-                break;
-            }
-            match self.transport.poll_write_ready(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => self.phase = Phase::Dead,
-                Poll::Pending => {
-                    self.blocked_on_write = true;
-                    self.mind_backlog(env);
-                    return;
-                }
-            }
-        }
-    }
-
-    fn try_write_out(&mut self, env: &mut Env) {
-        while !self.out.is_empty() {
-            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-            let attempt = match self.out.slices(&mut slices) {
-                1 => self.transport.try_write(&slices[0]),
-                count => self.transport.try_write_vectored(slices.get(..count).unwrap_or_default()),
-            };
-            match attempt {
-                Ok(count) => {
-                    self.progress += count as u64;
-                    self.out.consume(count, &mut env.pool);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.phase = Phase::Dead;
-                    return;
-                }
-            }
-        }
     }
 
     /// Goes through the end of a session: the last replies, the end of the stream, and a moment of lingering.

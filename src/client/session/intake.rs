@@ -1,0 +1,270 @@
+//! What comes from the client: bytes read, cut into requests, each sent on its way.
+//!
+//! A client that sends little at a time borrows the worker's buffer, and keeps nothing of its own. One whose request is
+//! incomplete, or has to wait, keeps just those bytes.
+
+use std::mem;
+use std::task::Poll;
+
+use bytes::BufMut;
+
+use super::{Phase, Session, Step, Turn};
+use crate::client::clients::Env;
+use crate::resp::inline;
+use crate::resp::request::{Args, Form, ProtocolError, Request};
+use crate::upstream::ConnectionId;
+
+/// Bytes read from one client in one turn.
+pub(in crate::client) const TURN_BYTES: usize = 64 * 1024;
+
+/// Replies a client may be owed; beyond that it is not read.
+const MAX_OUTSTANDING: usize = 64 * 1024;
+
+/// Bytes of local answers that may wait behind forwarded requests; beyond that the client is not read.
+const MAX_WAITING_BYTES: usize = 64 * 1024;
+
+/// From this size on the buffer of an incomplete request grows only while memory is not short, in bytes.
+const LARGE_INPUT: usize = 1024 * 1024;
+
+/// Why the requests at hand cannot go on just now.
+enum Stop {
+    /// All were taken.
+    Exhausted,
+    /// The last one is incomplete.
+    Incomplete,
+    /// This turn's share is used up.
+    Share,
+    /// Something has to happen first; the task will be woken.
+    Blocked,
+    /// The rest is one large request, for which this connection is reserved.
+    Large { id: ConnectionId, muted: bool },
+}
+
+impl Session {
+    /// Takes requests until the socket is empty (pending), something has to happen first (pending, and woken then), or
+    /// the turn's share is used up (ready).
+    pub(super) fn serve(&mut self, turn: &mut Turn<'_, '_>) -> Poll<()> {
+        loop {
+            if self.phase != Phase::Serving {
+                return Poll::Pending;
+            }
+            if self.replies.outstanding() >= MAX_OUTSTANDING {
+                self.wake_at = Some(MAX_OUTSTANDING / 2);
+                return Poll::Pending;
+            }
+            if self.replies.bytes() >= MAX_WAITING_BYTES {
+                // They wait for forwarded replies, not for the client to read: each that comes may free some.
+                self.wake_at = self.replies.forwarded().checked_sub(1);
+                return Poll::Pending;
+            }
+            if self.input.is_empty() || self.starving {
+                match self.read(turn) {
+                    Poll::Ready(true) => {}
+                    Poll::Ready(false) => return Poll::Ready(()),
+                    Poll::Pending => return Poll::Pending,
+                }
+            } else {
+                let input = mem::take(&mut self.input);
+                let (stop, input) = self.take_owned(input, turn);
+                self.input = input;
+                match stop {
+                    Stop::Share => return Poll::Ready(()),
+                    Stop::Blocked => return Poll::Pending,
+                    Stop::Exhausted | Stop::Incomplete | Stop::Large { .. } => {}
+                }
+            }
+        }
+    }
+
+    /// Reads once and takes what came. Ready with true to go on, with false when the turn's share is used up.
+    fn read(&mut self, turn: &mut Turn<'_, '_>) -> Poll<bool> {
+        if turn.share == 0 {
+            return Poll::Ready(false);
+        }
+        if !self.input.is_empty() {
+            return self.read_more(turn);
+        }
+        let count = match self.transport.poll_read(turn.cx, &mut turn.env.read_buffer) {
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(Ok(0)) => return self.end_of_input(),
+            Poll::Ready(Err(_)) => return self.broken(),
+            Poll::Ready(Ok(count)) => count,
+        };
+        let buffer = mem::take(&mut turn.env.read_buffer);
+        let bytes = buffer.get(..count).unwrap_or_default();
+        let (taken, stop) = self.take(bytes, turn);
+        let rest = bytes.get(taken..).unwrap_or_default();
+        if !rest.is_empty() && self.phase == Phase::Serving {
+            self.input = rest.to_vec();
+            turn.env.pool.memory().resized(0, self.input.capacity());
+            self.starving = matches!(stop, Stop::Incomplete);
+        }
+        turn.env.read_buffer = buffer;
+        match stop {
+            Stop::Blocked => Poll::Pending,
+            Stop::Share => Poll::Ready(false),
+            // A full buffer is a turn's worth of bytes.
+            Stop::Exhausted | Stop::Incomplete | Stop::Large { .. } => Poll::Ready(count < TURN_BYTES),
+        }
+    }
+
+    /// Reads into the session's own buffer, which holds the beginning of a request. It grows with what arrives, at most
+    /// doubling, never to what was announced.
+    fn read_more(&mut self, turn: &mut Turn<'_, '_>) -> Poll<bool> {
+        if self.position > 0 {
+            self.input.drain(..mem::take(&mut self.position));
+        }
+        let before = self.input.capacity();
+        if self.input.len() == before {
+            if before >= LARGE_INPUT {
+                self.be_watched(turn.env);
+                if turn.env.pool.memory().is_tight() {
+                    if !mem::replace(&mut self.thirsty, true) {
+                        turn.env.thirsty.push(self.key);
+                    }
+                    return Poll::Pending;
+                }
+            }
+            let most = if before < LARGE_INPUT { (2 * before).max(TURN_BYTES) } else { before + before / 4 };
+            let wanted = self.scanner.needed().clamp(before + TURN_BYTES / 4, most);
+            self.input.reserve_exact(wanted - self.input.len());
+            turn.env.pool.memory().resized(before, self.input.capacity());
+        }
+        let room = (self.input.capacity() - self.input.len()).min(TURN_BYTES);
+        let mut limited = (&mut self.input).limit(room);
+        match self.transport.poll_read_buf(turn.cx, &mut limited) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Ok(0)) => self.end_of_input(),
+            Poll::Ready(Err(_)) => self.broken(),
+            Poll::Ready(Ok(count)) => {
+                self.starving = false;
+                self.progress += count as u64;
+                // Large requests are taken in whole turns, not in as many reads as fit.
+                turn.share = if count == TURN_BYTES { 0 } else { turn.share };
+                Poll::Ready(true)
+            }
+        }
+    }
+
+    /// The client has sent its last byte; it gets its replies, then the connection ends.
+    fn end_of_input(&mut self) -> Poll<bool> {
+        self.phase = Phase::Finishing { linger: false };
+        Poll::Pending
+    }
+
+    fn broken(&mut self) -> Poll<bool> {
+        self.phase = Phase::Dead;
+        Poll::Pending
+    }
+
+    /// Takes requests from the session's own buffer, which is given back as it is to be kept.
+    fn take_owned(&mut self, mut input: Vec<u8>, turn: &mut Turn<'_, '_>) -> (Stop, Vec<u8>) {
+        let bytes = input.get(self.position..).unwrap_or_default();
+        let (taken, stop) = self.take(bytes, turn);
+        self.position += taken;
+        self.starving = matches!(stop, Stop::Incomplete);
+        if let Stop::Large { id, muted } = stop {
+            // Counted in the budget until the connection has written it.
+            input.drain(..mem::take(&mut self.position));
+            turn.upstream.send_owned(id, self.key, muted, mem::take(&mut input));
+        } else if self.position == input.len() {
+            self.position = 0;
+            turn.env.pool.memory().resized(input.capacity(), 0);
+            input = Vec::new();
+        }
+        (stop, input)
+    }
+
+    pub(super) fn drop_input(&mut self, env: &Env) {
+        env.pool.memory().resized(self.input.capacity(), 0);
+        self.input = Vec::new();
+        self.position = 0;
+    }
+
+    /// Takes as many requests from `bytes` as can go on now; returns how many bytes they had.
+    fn take(&mut self, bytes: &[u8], turn: &mut Turn<'_, '_>) -> (usize, Stop) {
+        let mut taken = 0;
+        while taken < bytes.len() {
+            if turn.share == 0 {
+                return (taken, Stop::Share);
+            }
+            let rest = bytes.get(taken..).unwrap_or_default();
+            let limits = if self.state.authenticated { &turn.env.limits } else { &turn.env.stranger_limits };
+            let request = match self.scanner.scan(rest, limits) {
+                Ok(Some(request)) => request,
+                Ok(None) => return (taken, Stop::Incomplete),
+                Err(error) => {
+                    self.protocol_error(error, turn.env);
+                    return (bytes.len(), Stop::Exhausted);
+                }
+            };
+            let frame = rest.get(..request.len).unwrap_or_default();
+            match self.request(frame, request, turn) {
+                Step::Done => taken += request.len,
+                Step::Blocked => return (taken, Stop::Blocked),
+                Step::Large { id, muted } if frame.len() == rest.len() => return (taken, Stop::Large { id, muted }),
+                Step::Large { id, muted } => {
+                    turn.upstream.send(id, self.key, muted, frame);
+                    taken += request.len;
+                }
+            }
+            turn.share -= 1;
+            if self.phase != Phase::Serving {
+                return (bytes.len(), Stop::Exhausted);
+            }
+        }
+        (taken, Stop::Exhausted)
+    }
+
+    /// After bytes that are no request nothing can be understood any more: the error follows the replies that are due.
+    fn protocol_error(&mut self, error: ProtocolError, env: &mut Env) {
+        if error == ProtocolError::CrossProtocol {
+            tracing::warn!(
+                client = self.state.id,
+                "closed a connection that speaks HTTP: possibly a cross-protocol attack"
+            );
+            self.phase = Phase::Dead;
+            return;
+        }
+        self.answer_local(&error.reply(), env);
+        self.phase = Phase::Finishing { linger: true };
+    }
+
+    /// Puts one request into canonical form, if it is not, and decides about it.
+    fn request(&mut self, frame: &[u8], request: Request, turn: &mut Turn<'_, '_>) -> Step {
+        match request.form {
+            Form::Array => self.dispatch(request.name.of(frame), frame, turn),
+            Form::Empty => Step::Done,
+            Form::Inline | Form::Loose => {
+                let mut canonical = mem::take(&mut turn.env.rewritten);
+                canonical.clear();
+                let words = if request.form == Form::Inline {
+                    inline::split(frame).map(|words| inline::encode(words.iter(), &mut canonical))
+                } else {
+                    inline::encode(Args::new(frame), &mut canonical);
+                    Ok(())
+                };
+                let step = match words {
+                    Err(error) => {
+                        self.protocol_error(error, turn.env);
+                        Step::Done
+                    }
+                    Ok(()) => match Args::new(&canonical).next() {
+                        Some(name) => self.dispatch(name, &canonical, turn),
+                        None => Step::Done,
+                    },
+                };
+                // A large one cannot be handed over with the buffer it was rewritten from.
+                let step = if let Step::Large { id, muted } = step {
+                    turn.upstream.send(id, self.key, muted, &canonical);
+                    Step::Done
+                } else {
+                    step
+                };
+                turn.env.rewritten = canonical;
+                turn.env.rewritten.shrink_to(TURN_BYTES);
+                step
+            }
+        }
+    }
+}

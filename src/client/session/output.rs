@@ -1,0 +1,211 @@
+//! What goes to the client: replies delivered, kept in order with local answers, written at the end of each batch.
+//!
+//! While nothing waits, replies are written straight from the buffer of the upstream connection. Only what the socket does
+//! not take is copied, and bounded: see [`Session::mind_backlog`].
+
+use std::io::{self, IoSlice};
+use std::mem;
+use std::ops::Range;
+use std::task::{Context, Poll};
+
+use super::{BULK_ITEM, Phase, Session};
+use crate::buffer::MAX_SLICES;
+use crate::client::clients::Env;
+use crate::upstream::{MAY_HAVE_RUN, NOT_SENT, Outcome};
+
+/// While a large reply streams and more than this waits for its client, upstream is not read for a millisecond, in bytes.
+const LAG: usize = 4 * 1024 * 1024;
+
+/// How often that may happen for one client that takes nothing; each [`PATIENCE_PER`] bytes it takes earn it once more.
+pub(super) const PATIENCE: u64 = 250;
+const PATIENCE_PER: u64 = 16 * 1024;
+
+impl Session {
+    /// Takes the next bytes of a reply, which stay in the connection's buffer until [`Session::flush`].
+    pub(in crate::client) fn deliver(
+        &mut self,
+        muted: bool,
+        buffer: &[u8],
+        range: Range<usize>,
+        complete: bool,
+        env: &mut Env,
+    ) {
+        if self.phase == Phase::Dead {
+            return;
+        }
+        if range.len() >= BULK_ITEM {
+            self.count_bulk(range.len(), env.tick);
+        }
+        if !muted {
+            if self.batch.is_empty() {
+                self.batch = range;
+            } else if self.batch.end == range.start {
+                self.batch.end = range.end;
+            } else {
+                self.spill(buffer, env);
+                self.batch = range;
+            }
+        }
+        self.half_delivered = !complete;
+        if complete {
+            self.answered(buffer, env);
+        }
+    }
+
+    /// The reply to a request will not come. If half of it was delivered, the client cannot be told in any way it would
+    /// understand, and is disconnected.
+    pub(in crate::client) fn fail(&mut self, muted: bool, outcome: Outcome, env: &mut Env) {
+        if self.phase == Phase::Dead {
+            return;
+        }
+        if mem::take(&mut self.half_delivered) && !muted {
+            self.kill();
+            return;
+        }
+        if !muted {
+            let reply = match outcome {
+                Outcome::NotSent => NOT_SENT,
+                Outcome::Unknown => MAY_HAVE_RUN,
+            };
+            self.out.push(reply, &mut env.pool);
+        }
+        self.answered(&[], env);
+    }
+
+    /// Counts a reply, and queues the local answers that were due behind it.
+    fn answered(&mut self, buffer: &[u8], env: &mut Env) {
+        if self.replies.answered() {
+            self.spill(buffer, env);
+            let mut due = mem::take(&mut env.answer);
+            due.clear();
+            while self.replies.pop_due(&mut due) {}
+            self.out.push(&due, &mut env.pool);
+            env.answer = due;
+        }
+        let left = self.replies.forwarded();
+        if left == 0 {
+            self.bound = None;
+        }
+        if self.wake_at.is_some_and(|at| left <= at) {
+            self.wake_at = None;
+            self.wake();
+        }
+    }
+
+    /// Copies what was delivered in this batch behind what waits already.
+    pub(super) fn spill(&mut self, buffer: &[u8], env: &mut Env) {
+        let batch = mem::take(&mut self.batch);
+        self.out.push(buffer.get(batch).unwrap_or_default(), &mut env.pool);
+    }
+
+    /// Writes what a batch delivered: straight from the connection's buffer if nothing waits before it.
+    pub(in crate::client) fn flush(&mut self, buffer: &[u8], env: &mut Env) {
+        if self.phase == Phase::Dead {
+            // Nothing may follow half a reply.
+            return;
+        }
+        if self.out.is_empty() {
+            let batch = mem::take(&mut self.batch);
+            let bytes = buffer.get(batch).unwrap_or_default();
+            if bytes.is_empty() {
+                return;
+            }
+            match self.transport.try_write(bytes) {
+                Ok(count) => {
+                    self.progress += count as u64;
+                    self.out.push(bytes.get(count..).unwrap_or_default(), &mut env.pool);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.out.push(bytes, &mut env.pool),
+                Err(_) => return self.kill(),
+            }
+        } else {
+            self.spill(buffer, env);
+        }
+        if !self.out.is_empty() && !self.blocked_on_write {
+            self.try_write_out(env);
+        }
+        self.mind_backlog(env);
+    }
+
+    /// What the socket did not take waits for the session's own task, up to the limit.
+    fn mind_backlog(&mut self, env: &mut Env) {
+        if self.out.is_empty() {
+            return;
+        }
+        if !self.blocked_on_write {
+            self.wake();
+        }
+        self.be_watched(env);
+        if self.backlog() > env.output_limit {
+            let (client, backlog) = (self.state.id, self.backlog());
+            tracing::warn!(client, backlog, "disconnecting a client: more unread replies than --client-output-limit");
+            self.kill();
+        }
+    }
+
+    /// Asks for its memory and its progress to be watched over.
+    pub(super) fn be_watched(&mut self, env: &mut Env) {
+        if !mem::replace(&mut self.watched, true) {
+            env.watch(self.key, self.progress);
+        }
+    }
+
+    /// Writes what waits, and arranges to be woken when the socket takes more.
+    pub(super) fn write_out(&mut self, cx: &mut Context<'_>, env: &mut Env) {
+        while !self.out.is_empty() && self.phase != Phase::Dead {
+            self.try_write_out(env);
+            if self.out.is_empty() {
+                break;
+            }
+            match self.transport.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => self.phase = Phase::Dead,
+                Poll::Pending => {
+                    self.blocked_on_write = true;
+                    self.mind_backlog(env);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn try_write_out(&mut self, env: &mut Env) {
+        while !self.out.is_empty() {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let attempt = match self.out.slices(&mut slices) {
+                1 => self.transport.try_write(&slices[0]),
+                count => self.transport.try_write_vectored(slices.get(..count).unwrap_or_default()),
+            };
+            match attempt {
+                Ok(count) => {
+                    self.progress += count as u64;
+                    self.out.consume(count, &mut env.pool);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.phase = Phase::Dead;
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Queues a local answer in its place in the client's order.
+    pub(super) fn answer_local(&mut self, bytes: &[u8], env: &mut Env) {
+        if self.replies.answer(bytes) {
+            self.out.push(bytes, &mut env.pool);
+        }
+    }
+
+    /// True if much waits for a client that is still worth waiting for; asked once a millisecond, and costs patience.
+    pub(in crate::client) fn lags(&mut self) -> bool {
+        let taken = self.progress - mem::replace(&mut self.paced, self.progress);
+        self.patience = self.patience.saturating_add(taken / PATIENCE_PER).min(PATIENCE);
+        if self.out.len() <= LAG || self.patience == 0 {
+            return false;
+        }
+        self.patience -= 1;
+        true
+    }
+}
