@@ -18,7 +18,7 @@ mod pool;
 mod sharing;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -81,13 +81,47 @@ pub(crate) struct Shared {
     config: Config,
     permits: Arc<Permits>,
     dials: Semaphore,
+    /// How many dials failed, and how the last did: who waits for its turn to dial need not find out again.
+    failed: Mutex<(u64, Option<Error>)>,
     identity: Identity,
 }
 
 impl Shared {
     pub(crate) fn new(config: Config) -> Arc<Self> {
         let permits = Permits::new(config.pool_size);
-        Arc::new(Self { permits, dials: Semaphore::new(DIALS), identity: Identity::default(), config })
+        Arc::new(Self {
+            permits,
+            dials: Semaphore::new(DIALS),
+            failed: Mutex::default(),
+            identity: Identity::default(),
+            config,
+        })
+    }
+
+    /// Dials when it is its turn, unless another attempt fails meanwhile: one cause is one failure.
+    async fn dial(&self, key: LaneKey, name: &str) -> Result<Transport, Error> {
+        let before = self.failed().0;
+        // Closed never: the semaphore lives as long as the process.
+        let _turn = self.dials.acquire().await.map_err(|_| Error::Closed)?;
+        match &*self.failed() {
+            (count, Some(error)) if *count != before => return Err(error.clone()),
+            _ => {}
+        }
+        let (config, identity) = (&self.config, &self.identity);
+        let result = connect::connect(&config.target, key, name, identity, config.connect_timeout).await;
+        match &result {
+            // What is refused for one database or protocol may be granted for another.
+            Ok(_) | Err(Error::Database(_) | Error::Refused { .. }) => {}
+            Err(error) => {
+                let mut failed = self.failed();
+                *failed = (failed.0 + 1, Some(error.clone()));
+            }
+        }
+        result
+    }
+
+    fn failed(&self) -> MutexGuard<'_, (u64, Option<Error>)> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What the server said of itself, once it was reached.
@@ -463,14 +497,9 @@ impl Upstream {
         let (key, shared, events) = (state.key, Arc::clone(&self.shared), self.events.clone());
         let name = format!("outrigger:{}:{}:lane", shared.config.host, self.worker);
         spawn_local(async move {
-            let config = &shared.config;
-            let attempt = async {
-                // Closed never: the semaphore lives as long as the process.
-                let _turn = shared.dials.acquire().await.map_err(|_| Error::Closed)?;
-                connect::connect(&config.target, key, &name, &shared.identity, config.connect_timeout).await
-            };
             // The wait for one's turn counts: no client waits longer than the connect timeout.
-            let result = timeout(config.connect_timeout, attempt).await.unwrap_or(Err(Error::Timeout));
+            let attempt = timeout(shared.config.connect_timeout, shared.dial(key, &name));
+            let result = attempt.await.unwrap_or(Err(Error::Timeout));
             let result = result.map(|transport| (transport, permit));
             drop(events.send(Event::Made { lane, usage, result }));
         });

@@ -203,13 +203,22 @@ impl Listener {
 
     /// Accepts for as long as the process lives.
     pub(crate) async fn run(self, reception: Reception) {
+        let mut paused = false;
         loop {
-            if let Err(error) = self.batch(&reception).await {
-                if is_the_clients(&error) {
-                    continue;
+            match self.batch(&reception).await {
+                Ok(()) if paused => {
+                    paused = false;
+                    tracing::info!("accepting clients again");
                 }
-                tracing::warn!(%error, "cannot accept clients, pausing for 100 ms");
-                sleep(PAUSE).await;
+                Ok(()) => {}
+                Err(error) if is_the_clients(&error) => {}
+                Err(error) => {
+                    if !paused {
+                        tracing::warn!(%error, "cannot accept clients, pausing for 100 ms at a time");
+                    }
+                    paused = true;
+                    sleep(PAUSE).await;
+                }
             }
         }
     }

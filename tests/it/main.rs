@@ -25,6 +25,7 @@ mod libraries;
 mod order;
 mod program;
 mod protocol;
+mod regression;
 mod support;
 mod tidy;
 mod upstream;

@@ -14,7 +14,7 @@ pub use client::{Client, command, words};
 pub use frame::{Frame, length as frame_length};
 pub use process::{Figures, allow_files, anonymous_bytes, peak_resident_bytes, resident_bytes};
 pub use proxy::{Proxy, is_direct};
-pub use scripted::{Line, Mood, Scripted, bulk, reset};
+pub use scripted::{Line, Mood, Scripted, bulk};
 pub use server::{Kind, Server, dependency, others};
 
 use std::sync::atomic::{AtomicBool, Ordering};

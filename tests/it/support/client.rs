@@ -2,6 +2,7 @@
 
 use super::PATIENCE;
 use super::frame::{self, Frame};
+use socket2::SockRef;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::ops::Range;
@@ -140,6 +141,15 @@ impl Client {
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
         };
         done.expect("the writing side can be shut down");
+    }
+
+    /// Leaves without an orderly end: what is on its way is lost, and the other side is told so.
+    pub fn reset(self) {
+        let socket = match &self.stream {
+            Stream::Tcp(stream) => SockRef::from(stream),
+            Stream::Unix(stream) => SockRef::from(stream),
+        };
+        socket.set_linger(Some(Duration::ZERO)).expect("lingering can be switched off");
     }
 
     /// Everything until the other side closes; the error if it does not close in an orderly way.

@@ -57,6 +57,16 @@ struct Shared {
     over: AtomicBool,
 }
 
+impl Shared {
+    /// Waits a moment before one more handshake would be a new record: one of the others may be over already.
+    fn wait_for_those_given_up(&self) {
+        let start = Instant::now();
+        while self.unfinished.load(SeqCst) >= self.most_unfinished.load(SeqCst).max(1) && start.elapsed() < GRACE {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
 impl Scripted {
     /// Listens on a free port of 127.0.0.1 and is well.
     pub fn start() -> Self {
@@ -136,15 +146,13 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             return;
         }
         shared.dials.fetch_add(1, SeqCst);
-        let start = Instant::now();
-        while shared.unfinished.load(SeqCst) >= shared.most_unfinished.load(SeqCst).max(1) && start.elapsed() < GRACE {
-            thread::yield_now();
-        }
+        shared.wait_for_those_given_up();
         let unfinished = shared.unfinished.fetch_add(1, SeqCst) + 1;
         shared.most_unfinished.fetch_max(unfinished, SeqCst);
         let shared = Arc::clone(shared);
         thread::spawn(move || {
-            let came_through = Line::over(stream).and_then(|line| line.shake_hands(*locked(&shared.mood)));
+            let mood = *locked(&shared.mood);
+            let came_through = Line::over(stream).and_then(|line| line.shake_hands(mood));
             shared.unfinished.fetch_sub(1, SeqCst);
             let Ok(Some(mut line)) = came_through else { return };
             let test = locked(&shared.test);
@@ -255,7 +263,7 @@ impl Line {
 
     /// Ends the connection by a reset.
     pub fn reset(self) {
-        reset(&self.stream);
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).expect("lingering can be switched off");
     }
 
     /// Answers each request with its last word, until the proxy ends the connection.
@@ -335,22 +343,16 @@ impl Line {
     /// Whether the proxy has read all that was said: nothing waits in the kernel on either side.
     fn is_taken(&self) -> bool {
         let (Ok(ours), Ok(theirs)) = (self.stream.local_addr(), self.stream.peer_addr()) else { return true };
+        let table = fs::read_to_string("/proc/net/tcp").expect("the system lists its connections");
+        let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+        // `sent and not acknowledged:received and not read`; a connection that is gone has nothing waiting.
         let queues = |from: SocketAddr, to: SocketAddr| {
             let (from, to) = (format!(":{:04X}", from.port()), format!(":{:04X}", to.port()));
-            let table = fs::read_to_string("/proc/net/tcp").expect("the system lists its connections");
-            let queues = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>()).find_map(|row| {
-                (row.len() > 4 && row[1].ends_with(&from) && row[2].ends_with(&to)).then(|| row[4].to_owned())
-            });
-            // A connection that is gone has nothing waiting.
-            queues.unwrap_or_else(|| "00000000:00000000".to_owned())
+            let row = rows.iter().find(|row| row.len() > 4 && row[1].ends_with(&from) && row[2].ends_with(&to));
+            row.map_or("00000000:00000000", |row| row[4])
         };
         queues(ours, theirs).starts_with("00000000:") && queues(theirs, ours).ends_with(":00000000")
     }
-}
-
-/// Closes a connection by a reset instead of an orderly end, once it is dropped.
-pub fn reset(stream: &TcpStream) {
-    SockRef::from(stream).set_linger(Some(Duration::ZERO)).expect("lingering can be switched off");
 }
 
 /// `word` as a bulk string.

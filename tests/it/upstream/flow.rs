@@ -1,11 +1,15 @@
 //! Whoever does not read, upstream or client, holds up nobody else.
 
 use super::{assert_served, clients_on_one_line, proxy_before, shown};
-use crate::support::{Scripted, bulk, command, is_direct, words};
+use crate::support::{Figures, Scripted, bulk, command, is_direct, words};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// More than all kernel buffers of a connection hold, in bytes.
 const LARGE: usize = 32 << 20;
+
+/// The longest that a client may wait for its reply behind another's large one that is not taken.
+const LONGEST_WAIT: Duration = Duration::from_secs(3);
 
 #[test]
 fn a_blocked_upstream_write_does_not_stop_reading() {
@@ -59,9 +63,13 @@ fn a_client_that_does_not_take_a_large_reply_holds_up_nobody() {
     other_line.say(b"+other\r\n");
     assert_eq!(shown(&other_lane.reply()), "+other\\r\\n");
     // And behind it, while its client has not read a byte.
+    let start = Instant::now();
     line.say(tail);
     line.say(b"+small\r\n");
     assert_eq!(shown(&same_lane.reply()), "+small\\r\\n");
+    let waited = start.elapsed();
+    Figures::of("behind a reply of 32 MiB that is not taken").add("waited_ms", waited.as_millis());
+    assert!(waited < LONGEST_WAIT, "the client behind it waited {waited:?}");
     assert!(slow.reply() == reply, "the large reply arrived damaged");
     upstream.echo();
     drop((line, other_line));

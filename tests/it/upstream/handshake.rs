@@ -136,6 +136,29 @@ fn a_server_without_hello_serves_clients_of_resp2() {
 }
 
 #[test]
+fn what_one_protocol_cannot_have_costs_the_other_nothing() {
+    if is_direct() {
+        return;
+    }
+    let mut upstream = Scripted::start_in(Mood::Refuses("HELLO 3", NO_HELLO));
+    let proxy = proxy_before(&upstream);
+    // The connection that every proxy makes at start is of RESP3.
+    wait_until("the first attempt fails", PATIENCE, || proxy.logged("cannot get an upstream connection") > 0);
+    let ([mut client], line) = clients_on_one_line(&mut upstream, &proxy, 2);
+    let mut modern = proxy.connect();
+    modern.hello3();
+    upstream.echo();
+    assert_eq!(line.end_and_drain().len(), 0, "nothing was in flight");
+    let dials = upstream.dials();
+    wait_until("another attempt is made", RECOVERY, || {
+        assert_unavailable(&modern.ask("GET k"));
+        upstream.dials() > dials
+    });
+    // The lane of RESP3 has failed while that of RESP2 had no connection.
+    assert_eq!(shown(&client.ask("GET k")), "$1\\r\\nk\\r\\n");
+}
+
+#[test]
 fn the_handshake_is_one_step_at_a_time_and_may_come_in_pieces() {
     if is_direct() {
         return;

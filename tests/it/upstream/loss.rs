@@ -1,9 +1,9 @@
 //! Connections that end with requests in flight, and clients that do.
 
-use super::{assert_indeterminate, assert_served, assert_unavailable, clients_on_one_line, proxy_before, proxy_with, shown};
-use crate::support::{Client, PATIENCE, Proxy, Scripted, bulk, command, is_direct, reset, wait_until, words};
-use std::io::{Read, Write};
-use std::net::TcpStream;
+use super::{
+    assert_indeterminate, assert_served, assert_unavailable, clients_on_one_line, proxy_before, proxy_with, shown,
+};
+use crate::support::{Client, PATIENCE, Proxy, Scripted, bulk, command, is_direct, wait_until, words};
 use std::thread;
 
 /// More than the kernel takes from the proxy while we do not read, in bytes.
@@ -143,40 +143,31 @@ fn late_replies_of_a_client_that_left_are_dropped() {
     if is_direct() {
         return;
     }
-    for (rest, protocol) in [(1, 2), (1, 3), (0, 2)] {
+    let large = bulk(&[b'l'; 1_000_000]);
+    // How much of the first reply came before the client left: nothing, some that is held back, some that was passed on.
+    for came_before in [0, 1_000, 300_000] {
+        let (head, tail) = large.split_at(came_before);
         let mut upstream = Scripted::start();
         let proxy = proxy_with(&upstream, &["--max-clients", "2"]);
-        let ([mut neighbour], mut line) = clients_on_one_line(&mut upstream, &proxy, protocol);
-        let mut leaving = TcpStream::connect(proxy.address()).expect("there is room for two");
-        leaving.write_all(&[words("GET l1"), words("ECHO x"), words("GET l2")].concat()).expect("it is connected");
-        // With RESP3 the two clients are on different lanes; those of RESP2 share one.
-        let mut lane_of_two = if protocol == 3 { Some(upstream.line(2)) } else { None };
-        let shared = lane_of_two.as_mut().unwrap_or(&mut line);
-        shared.expect("GET l1");
-        shared.expect("GET l2");
-        if rest == 0 {
-            // Half of a large reply has reached it.
-            shared.say_in_pieces([&bulk(&[b'l'; 1_000_000])[..300_000]]);
-            leaving.read_exact(&mut [0; 1_000]).expect("the reply is passed on");
-        }
-        reset(&leaving);
-        drop(leaving);
+        let ([mut neighbour, mut leaving], mut line) = clients_on_one_line(&mut upstream, &proxy, 2);
+        leaving.send(&[words("GET l1"), words("ECHO x"), words("GET l2")].concat());
+        line.expect("GET l1");
+        line.expect("GET l2");
+        line.say_in_pieces([head]);
+        leaving.reset();
         let mut newcomer = take_its_place(&proxy);
-        newcomer.send(&words("GET n"));
-        shared.expect("GET n");
-        if rest == 0 {
-            shared.say(&bulk(&[b'l'; 1_000_000])[300_000..]);
-        } else {
-            shared.say(b"+late-1\r\n");
+        for client in [&mut newcomer, &mut neighbour] {
+            client.send(&[words("ECHO local"), words("GET k")].concat());
+            line.expect("GET k");
         }
-        shared.say(b"+late-2\r\n+newcomer\r\n");
-        assert_eq!(shown(&newcomer.reply()), "+newcomer\\r\\n");
-        neighbour.send(&words("GET k"));
-        line.expect("GET k");
-        line.say(b"+neighbour\r\n");
-        assert_eq!(shown(&neighbour.reply()), "+neighbour\\r\\n");
+        line.say(&[tail, b"+late\r\n+newcomer\r\n+neighbour\r\n"].concat());
+        for (client, due) in [(&mut newcomer, "+newcomer\\r\\n"), (&mut neighbour, "+neighbour\\r\\n")] {
+            assert_eq!(shown(&client.reply()), "$5\\r\\nlocal\\r\\n");
+            assert_eq!(shown(&client.reply()), due, "{came_before} bytes came before the client left");
+        }
         upstream.echo();
-        assert_eq!(shown(&newcomer.ask("PING")), "+PONG\\r\\n");
+        drop(line);
+        assert_served([&mut newcomer, &mut neighbour]);
     }
 }
 
@@ -193,12 +184,13 @@ fn many_generations_of_clients_in_one_place_get_nothing_of_each_other() {
         let mut leaving = take_its_place(&proxy);
         leaving.send(&words(&format!("GET {generation}")));
         line.expect(&format!("GET {generation}"));
+        leaving.reset();
     }
     let mut last = take_its_place(&proxy);
-    last.send(&words("GET last"));
-    line.expect("GET last");
-    neighbour.send(&words("GET k"));
-    line.expect("GET k");
+    for client in [&mut last, &mut neighbour] {
+        client.send(&words("GET k"));
+        line.expect("GET k");
+    }
     for generation in 0..GENERATIONS {
         line.say(&bulk(format!("late {generation}").as_bytes()));
     }
@@ -207,14 +199,32 @@ fn many_generations_of_clients_in_one_place_get_nothing_of_each_other() {
     assert_eq!(shown(&neighbour.reply()), "+neighbour\\r\\n");
 }
 
-/// A client in the place of one that left: the proxy has no other, so it has noticed.
+#[test]
+fn a_client_that_has_said_all_gets_its_replies_from_a_line_that_lives() {
+    if is_direct() {
+        return;
+    }
+    let mut upstream = Scripted::start();
+    let proxy = proxy_before(&upstream);
+    let ([mut leaving, mut staying], mut line) = clients_on_one_line(&mut upstream, &proxy, 2);
+    for client in [&mut leaving, &mut staying] {
+        client.send(&words("GET k"));
+        line.expect("GET k");
+    }
+    leaving.finish_sending();
+    line.say(b"+one\r\n+two\r\n");
+    assert_eq!(shown(&leaving.rest().expect("an orderly end")), "+one\\r\\n");
+    assert_eq!(shown(&staying.reply()), "+two\\r\\n");
+}
+
+/// A client in the place of one that left: the proxy takes no more than are there, so it has noticed.
 fn take_its_place(proxy: &Proxy) -> Client {
-    let mut found = None;
+    let mut admitted = None;
     wait_until("the proxy notices that the client left", PATIENCE, || {
         let mut client = proxy.connect();
-        let admitted = client.exchange(&words("PING")).is_ok_and(|reply| reply.as_deref() == Some(b"+PONG\r\n"));
-        found = admitted.then_some(client);
-        admitted
+        let is_in = client.exchange(&words("PING")).is_ok_and(|reply| reply.as_deref() == Some(b"+PONG\r\n"));
+        admitted = is_in.then_some(client);
+        is_in
     });
-    found.expect("somebody was admitted")
+    admitted.expect("somebody was admitted")
 }

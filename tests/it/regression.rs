@@ -1,0 +1,237 @@
+//! One test for each fault that was found by trying to break the proxy, so that it stays mended.
+
+use crate::support::{Client, Kind, Over, Proxy, Server, command, is_direct, resident_bytes, wait_until, words};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+use std::{array, thread};
+
+/// Longer than anything here may take on a busy machine, and far less than for ever.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Redis reads option words as C strings. What it takes for `off`, `on` or `BLOCK` must not pass for nonsense here and
+/// travel to the shared connection as such: one client's CLIENT REPLY would take the replies of all others away.
+#[test]
+fn options_that_end_at_a_nul_do_not_reach_a_shared_connection() {
+    if is_direct() {
+        return;
+    }
+    for kind in Kind::ALL {
+        let server = Server::start(kind);
+        let proxy = Proxy::before(&server);
+        let mut neighbour = proxy.connect();
+        assert_eq!(neighbour.ask("SET mine neighbour"), b"+OK\r\n");
+        let requests: [&[&[u8]]; 7] = [
+            &[b"CLIENT", b"REPLY", b"skip\0"],
+            &[b"CLIENT", b"REPLY", b"off\0x"],
+            &[b"CLIENT", b"NO-EVICT", b"on\0"],
+            &[b"CLIENT", b"NO-TOUCH", b"on\0"],
+            &[b"XREAD", b"block\0", b"0", b"STREAMS", b"s", b"$"],
+            &[b"XREAD", b"COUNT\0", b"1", b"block", b"0", b"STREAMS", b"s", b"$"],
+            &[b"XREADGROUP", b"GROUP\0", b"STREAMS", b"c", b"BLOCK", b"0", b"STREAMS", b"s", b">"],
+        ];
+        for request in requests {
+            let mut client = proxy.connect();
+            client.send(&command(request));
+            client.send(&words("CLIENT REPLY ON"));
+            // Whether the request itself was answered depends on what it was; the next one was.
+            wait_until("the client is answered", PATIENCE, || client.reply() == b"+OK\r\n");
+            assert_eq!(neighbour.ask("GET mine"), b"$9\r\nneighbour\r\n", "after {request:?} on {}", kind.name());
+            assert_eq!(client.ask("GET none"), b"$-1\r\n");
+        }
+        let listed = server.connect().ask("CLIENT LIST");
+        let listed = String::from_utf8_lossy(&listed);
+        let flags = listed.lines().filter(|line| line.contains("name=outrigger")).collect::<Vec<_>>();
+        assert!(!flags.is_empty() && flags.iter().all(|line| line.contains("flags=N")), "{listed}");
+    }
+}
+
+/// A client that uploads a large value and stops, or does not read large replies, is the one to go when memory is short.
+/// Everybody else is served meanwhile.
+#[test]
+fn a_shortage_of_memory_ends_whoever_causes_it_and_stops_nobody_else() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--memory-limit", "32MiB", "--client-output-limit", "64MiB"]);
+    });
+    let mut neighbour = proxy.connect();
+    assert_eq!(neighbour.ask("SET k v"), b"+OK\r\n");
+
+    let mut uploader = proxy.connect();
+    uploader.send(b"*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n$500000000\r\n");
+    let megabyte = vec![b'x'; 1 << 20];
+    let uploaded = (0..60).take_while(|_| uploader.try_send(&megabyte).is_ok()).count();
+    served_until(&mut neighbour, "the uploader is cut", || proxy.logged("buffer memory is short") > 0);
+    assert!(uploaded >= 16, "cut after {uploaded} MiB of 32");
+
+    let value = vec![b'y'; 1 << 20];
+    assert_eq!(neighbour.call(&[b"SET", b"large", &value]), b"+OK\r\n");
+    let mut idlers: [Client; 3] = array::from_fn(|_| proxy.connect());
+    for idler in &mut idlers {
+        idler.send(&words("GET large").repeat(20));
+    }
+    served_until(&mut neighbour, "an idler is cut", || proxy.logged("buffer memory is short") > 1);
+    assert_eq!(proxy.connect().ask("GET k"), b"$1\r\nv\r\n", "new clients are served too");
+}
+
+/// Waits for `end` while a neighbour asks on and on: it must never wait long.
+fn served_until(neighbour: &mut Client, what: &str, mut end: impl FnMut() -> bool) {
+    let mut longest = Duration::ZERO;
+    wait_until(what, PATIENCE, || {
+        let start = Instant::now();
+        assert_eq!(neighbour.ask("GET k"), b"$1\r\nv\r\n");
+        longest = longest.max(start.elapsed());
+        end()
+    });
+    assert!(longest < Duration::from_secs(2), "a neighbour waited {longest:?}");
+}
+
+/// A lane that waited for a connection when all others were lost has nobody to take one from: it must dial.
+#[test]
+fn a_lane_that_waits_for_a_connection_outlives_an_outage() {
+    if is_direct() {
+        return;
+    }
+    let mut server = Server::start(Kind::Redis70);
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--pool-size", "4"]);
+    });
+    let mut holders: Vec<_> = (0..4).map(|_| proxy.connect()).collect();
+    for (database, client) in holders.iter_mut().enumerate() {
+        client.select(u32::try_from(database).expect("small"));
+        assert_eq!(client.ask("SET k v"), b"+OK\r\n");
+    }
+    // A script that does not end keeps one connection busy, and the server from answering the others.
+    holders[0].send(&command(&["EVAL", "while true do end", "0"]));
+    let mut waiting = proxy.connect();
+    waiting.send(&[words("SELECT 7"), words("SET k v")].concat());
+    for client in &mut holders[1..] {
+        client.send(&words("GET k"));
+    }
+    server.kill();
+    for mut client in holders {
+        assert_eq!(client.reply()[0], b'-');
+    }
+    server.start_again();
+    // Its first answers depend on when the server went; it is served in the end, and nobody else is there to help.
+    let _ = (waiting.reply(), waiting.reply());
+    wait_until("the waiting client is served", PATIENCE, || waiting.ask("SET k v") == b"+OK\r\n");
+}
+
+/// Two workers share a small pool: the one that is busy with many databases gives the other its share.
+#[test]
+fn a_busy_worker_leaves_the_other_its_share_of_the_pool() {
+    const DATABASES: u32 = 30;
+    let server = Server::start_with(Kind::Redis70, &["--databases", "64"]);
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--pool-size", "4", "--workers", "2"]);
+    });
+    // Clients go to the emptiest worker, so every other one is on the first.
+    let pairs: Vec<_> = (0..DATABASES).map(|_| (proxy.connect(), proxy.connect())).collect();
+    let (busy, mut quiet): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
+    let (over, ended) = Over::flag();
+    thread::scope(|scope| {
+        for (database, mut client) in (0..).zip(busy) {
+            let ended = &ended;
+            scope.spawn(move || {
+                client.select(database);
+                while !ended.load(Ordering::Relaxed) {
+                    assert_eq!(client.pipeline(&[words("SET k v"), words("GET k")])[1], b"$1\r\nv\r\n");
+                }
+            });
+        }
+        let end = over;
+        for (database, client) in (30..).zip(&mut quiet) {
+            let start = Instant::now();
+            client.select(database);
+            assert_eq!(client.ask("SET k v"), b"+OK\r\n");
+            assert!(start.elapsed() < Duration::from_secs(5), "served after {:?}", start.elapsed());
+        }
+        drop(end);
+    });
+}
+
+/// Asking for databases that do not exist costs the server few connections and other clients nothing.
+#[test]
+fn databases_that_do_not_exist_are_asked_for_slowly_and_lock_nobody_out() {
+    const ASKED: u32 = 12;
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::before(&server);
+    let mut client = proxy.connect();
+    let mut neighbour = proxy.connect();
+    assert_eq!(neighbour.ask("SET k v"), b"+OK\r\n");
+    let before = server.info_number("stats", "total_connections_received");
+    for number in 0..ASKED {
+        // Ever lower, so that none is known to be out of range from those before.
+        let reply = client.ask(&format!("SELECT {}", 100_000 - number));
+        assert_eq!(reply, b"-ERR DB index is out of range\r\n");
+    }
+    assert_eq!(client.ask("SELECT 200000"), b"-ERR DB index is out of range\r\n");
+    assert_eq!(client.ask("GET k"), b"$1\r\nv\r\n", "it is where it was");
+    for database in 1..16 {
+        neighbour.select(database);
+        assert_eq!(neighbour.ask("SET k v"), b"+OK\r\n");
+    }
+    let dialled = server.info_number("stats", "total_connections_received") - before;
+    assert!(dialled <= u64::from(ASKED) + 20, "{dialled} connections");
+}
+
+/// What follows a refused MULTI must not run: the client meant all of it or nothing.
+#[test]
+fn nothing_runs_bare_behind_a_refused_multi() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::before(&server);
+    let mut client = proxy.connect();
+    let replies = client.pipeline(&["MULTI", "SET k v", "INCR n", "PING", "EXEC", "GET k", "EXISTS n"].map(words));
+    assert!(replies[..4].iter().all(|reply| reply.starts_with(b"-ERR ")), "{replies:?}");
+    assert_eq!(replies[4], b"-EXECABORT Transaction discarded because of previous errors.\r\n");
+    assert_eq!(replies[5..], [b"$-1\r\n".to_vec(), b":0\r\n".to_vec()]);
+    let replies = client.pipeline(&["MULTI", "SET k v", "DISCARD", "SET k w", "GET k"].map(words));
+    assert_eq!(replies[2..], [b"+OK\r\n".to_vec(), b"+OK\r\n".to_vec(), b"$1\r\nw\r\n".to_vec()]);
+    let replies = client.pipeline(&["MULTI", "RESET", "SET k x"].map(words));
+    assert_eq!(replies[1..], [b"+RESET\r\n".to_vec(), b"+OK\r\n".to_vec()]);
+}
+
+/// Local answers that wait behind a slow reply are bounded, whatever their size.
+#[test]
+fn local_answers_behind_a_slow_reply_take_little_memory() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::before(&server);
+    let mut stream = TcpStream::connect(proxy.address()).expect("the proxy accepts");
+    let mut writer = stream.try_clone().expect("a second handle");
+    // The script ends by itself; until then thousands of answers would have to wait.
+    let script = "local t = redis.call('TIME')[1] while redis.call('TIME')[1] - t < 2 do end return 'done'";
+    let echo = command(&[b"ECHO".as_slice(), &[b't'; 4000]]);
+    let requests = [command(&["EVAL", script, "0"]), echo.repeat(20_000)].concat();
+    let due = b"$4\r\ndone\r\n".len() + 20_000 * (4000 + b"$4000\r\n\r\n".len());
+    let pid = proxy.pid().expect("a proxy");
+    let (before, mut highest) = (resident_bytes(pid), 0);
+    thread::scope(|scope| {
+        scope.spawn(move || writer.write_all(&requests).expect("all is taken in the end"));
+        // What was taken from the client while the script ran.
+        stream.set_read_timeout(Some(Duration::from_millis(1))).expect("it is not zero");
+        wait_until("the script ends", PATIENCE, || {
+            let over = stream.peek(&mut [0]).is_ok();
+            if !over {
+                highest = highest.max(resident_bytes(pid));
+            }
+            over
+        });
+        stream.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+        let mut replies = vec![0; due];
+        stream.read_exact(&mut replies).expect("all are answered");
+        assert!(replies.starts_with(b"$4\r\ndone\r\n$4000\r\nttt") && replies.ends_with(b"ttt\r\n"));
+    });
+    // 80 MB of answers were due.
+    assert!(highest < before + (16 << 20), "{before} bytes grew to {highest}");
+}
