@@ -1,7 +1,7 @@
 //! Replies: however a stream is cut, its frames are the same, and redis-protocol, where it understands them, ends them
 //! in the same place.
 //!
-//! `cargo fuzz run --sanitizer none reply -- -max_total_time=600`
+//! `cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none reply -- -max_total_time=600`
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

@@ -1,7 +1,7 @@
 //! Requests: however a stream is cut, its frames are the same; a canonical frame ends where redis-protocol says; what
 //! is rewritten reads back as it was.
 //!
-//! `cargo fuzz run --sanitizer none request -- -max_total_time=600`
+//! `cargo fuzz run --fuzz-dir tests/fuzz --sanitizer none request -- -max_total_time=600`
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
