@@ -43,9 +43,9 @@ impl Memory {
         self.used() > self.limit / 4 * 3
     }
 
-    /// True beyond the budget: whoever needs more is disconnected.
-    pub(crate) fn is_exhausted(&self) -> bool {
-        self.used() > self.limit
+    /// Bytes beyond the budget: those who hold most are disconnected until so much is free.
+    pub(crate) fn excess(&self) -> usize {
+        self.used().saturating_sub(self.limit)
     }
 
     /// Notes that a buffer of `before` bytes capacity has `after` bytes now.
@@ -233,9 +233,9 @@ mod tests {
     fn the_budget_is_tight_before_it_is_exhausted() {
         let memory = Memory::new(1000);
         memory.resized(0, 800);
-        assert!(memory.is_tight() && !memory.is_exhausted());
+        assert!(memory.is_tight() && memory.excess() == 0);
         memory.resized(0, 300);
-        assert!(memory.is_exhausted());
+        assert_eq!(memory.excess(), 100);
         memory.resized(1100, 0);
         assert!(!memory.is_tight() && memory.used() == 0);
     }

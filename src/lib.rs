@@ -62,7 +62,7 @@
 //!
 //! # Invariants
 //!
-//! - Nothing on the request path crosses a thread, takes a lock, starts a task, arms a timer, or allocates. Workers meet
+//! - Nothing on the path of an ordinary request crosses a thread, takes a lock, starts a task, arms a timer, or allocates. Workers meet
 //!   only in the count of permits (at dial and close), the memory budget (when a buffer is taken or given back), and the
 //!   listeners' choice of a worker.
 //! - Requests and replies are forwarded as the bytes that arrived, once scanned. What is not canonical is rewritten.
@@ -90,7 +90,8 @@
 //! - When memory is short (three quarters of the budget) only requests over 1 MiB wait, and the client that holds most
 //!   without getting on is disconnected: if everybody stopped being read, one client could stall all.
 //! - The rotation of lanes over a pool that is smaller than their number has a quantum of 10 ms.
-//! - A reply is only accepted for a request that was sent entirely, so a surplus one cannot answer what comes after it.
+//! - A reply is only accepted for a request that was sent entirely, and one that was read while nothing was due ends the
+//!   connection. A surplus reply that is still on its way when the next request is sent cannot be told from its reply.
 //! - Option words are read as the server reads them, up to a NUL.
 //! - Requests over 1 MiB are held whole and sent over a lane, its bulk connection if the client is free to move; they
 //!   will stream over a lease once there are leases.

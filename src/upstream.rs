@@ -148,7 +148,7 @@ impl Shared {
 /// What comes back to a worker from the tasks that make connections, and from other workers.
 pub(crate) enum Event {
     /// An attempt to get a connection for a lane ended.
-    Made { lane: LaneId, usage: Use, result: Result<(Transport, Permit), Error> },
+    Made { lane: LaneId, usage: Use, switched: bool, result: Result<(Transport, Permit), Error> },
     /// A permit came free for this worker.
     Permit(Permit),
     /// A lane has waited for a quantum: time to look whose connection it gets.
@@ -372,9 +372,16 @@ impl Upstream {
             self.making -= 1;
         }
         match event {
-            Event::Made { lane, usage, result: Ok((transport, permit)) } => {
+            Event::Made { lane, usage, result: Ok((transport, permit)), .. } => {
                 self.failures = 0;
                 Some(self.install(lane, usage, transport, permit))
+            }
+            // It was an old connection that had gone meanwhile, which says nothing about a new one.
+            Event::Made { lane, switched: true, result: Err(Error::Closed | Error::Io(_)), .. } => {
+                self.doubt_server();
+                self.lanes.get_mut(lane).into_iter().for_each(|lane| lane.pending -= 1);
+                self.obtain(lane, Use::Normal);
+                None
             }
             Event::Made { lane, result: Err(error), .. } => {
                 self.attempt_failed(lane, &error);
@@ -463,6 +470,7 @@ impl Upstream {
         if state.pending == 0
             && !paused
             && !self.shared.permits.is_wanted()
+            && self.starved.is_empty()
             && let Some(permit) = self.shared.permits.try_acquire()
         {
             self.dial(want.lane, want.usage, permit);
@@ -501,7 +509,7 @@ impl Upstream {
             let attempt = timeout(shared.config.connect_timeout, shared.dial(key, &name));
             let result = attempt.await.unwrap_or(Err(Error::Timeout));
             let result = result.map(|transport| (transport, permit));
-            drop(events.send(Event::Made { lane, usage, result }));
+            drop(events.send(Event::Made { lane, usage, switched: false, result }));
         });
     }
 
@@ -516,7 +524,7 @@ impl Upstream {
         let (key, limit, events) = (lane.key, self.shared.config.connect_timeout, self.events.clone());
         spawn_local(async move {
             let result = connect::switch(transport, from, key, limit).await.map(|transport| (transport, permit));
-            drop(events.send(Event::Made { lane: to, usage: Use::Normal, result }));
+            drop(events.send(Event::Made { lane: to, usage: Use::Normal, switched: true, result }));
         });
     }
 
@@ -534,8 +542,6 @@ impl Upstream {
             lane.list_mut(usage).push(id);
             lane.wake_waiting();
         }
-        // It may be another server than before, with other databases.
-        self.beyond = None;
         id
     }
 
@@ -552,7 +558,7 @@ impl Upstream {
         {
             self.beyond = Some((refused, error.clone()));
         }
-        let pause = PAUSE.0.saturating_mul(1 << self.failures.min(8)).min(PAUSE.1);
+        let pause = PAUSE.0.saturating_mul(1 << self.failures.saturating_sub(1).min(8)).min(PAUSE.1);
         let until = self.now + pause;
         if let Some(state) = self.lanes.get_mut(lane) {
             state.pending -= 1;
@@ -580,6 +586,12 @@ impl Upstream {
         self.starved.retain(|id| lanes.get(*id).is_some_and(|lane| lane.starved));
     }
 
+    /// The next connection may reach another server, with other databases.
+    fn doubt_server(&mut self) {
+        self.shared.identity.doubt();
+        self.beyond = None;
+    }
+
     /// The server has refused a lane's database. If that is because there is no such database and no client was ever let
     /// into the lane, it is free for another. Otherwise it remembers the refusal for a while.
     fn vacate(&mut self, id: LaneId, error: &Error, until: Instant) {
@@ -587,16 +599,28 @@ impl Upstream {
         lane.failure = Some((error.clone(), until));
         lane.wake_waiting();
         let key = lane.key;
-        let beyond = self.beyond.as_ref().is_some_and(|(lowest, _)| key.database >= *lowest);
-        if beyond && !lane.entered && self.by_key.remove(&key).is_some() {
-            self.vacant.push(id);
+        let Some(lowest) = self.beyond.as_ref().map(|(lowest, _)| *lowest).filter(|lowest| key.database >= *lowest)
+        else {
+            return;
+        };
+        // Nor do those exist that others are about to ask for.
+        for (id, lane) in self.lanes.iter_mut().enumerate() {
+            let hopeless = !lane.entered && lane.pending == 0 && lane.key.database >= lowest;
+            if hopeless && self.by_key.get(&lane.key) == Some(&id) {
+                self.by_key.remove(&lane.key);
+                self.vacant.push(id);
+                lane.starved = false;
+                lane.wake_waiting();
+            }
         }
+        let lanes = &self.lanes;
+        self.starved.retain(|id| lanes.get(*id).is_some_and(|lane| lane.starved));
     }
 
     /// A connection failed: everybody who waits for a reply on it gets an error.
     fn lose(&mut self, id: ConnectionId, error: &Error, clients: &mut impl Replies) {
         let Some(entry) = self.remove(id) else { return };
-        self.shared.identity.doubt();
+        self.doubt_server();
         let in_flight = entry.connection.in_flight();
         if in_flight > 0 || !matches!(error, Error::Closed) {
             tracing::warn!(%error, in_flight, "lost an upstream connection");

@@ -154,7 +154,8 @@ impl Clients {
         }
         let sessions = &mut self.sessions;
         if env.pool.memory().is_tight() {
-            relieve(sessions, &env.watched, env.pool.memory().is_exhausted(), tick);
+            relieve(sessions, &env.watched, env.pool.memory().excess(), tick);
+            env.thirsty.retain(|key| find(sessions, *key).is_some());
         } else {
             for key in env.thirsty.drain(..) {
                 if let Some(session) = find(sessions, key) {
@@ -185,18 +186,25 @@ impl Clients {
     }
 }
 
-/// While memory is short, whoever holds most of it has to go: one at a time, and only one that has not got on for a second,
-/// unless nothing is left at all. Requests that are not large go on meanwhile.
-fn relieve(sessions: &mut Slab<Box<Session>>, watched: &[Watched], exhausted: bool, tick: u32) {
-    let stuck = watched.iter().filter(|watched| exhausted || tick - watched.stuck_since >= STUCK);
-    let holders =
-        stuck.filter_map(|watched| find(sessions, watched.key).map(|session| (session.holding(), watched.key)));
-    let largest = holders.filter(|(holding, _)| *holding > SLOW_BACKLOG).max_by_key(|(holding, _)| *holding);
-    if let Some((holding, key)) = largest
-        && let Some(session) = find(sessions, key)
-    {
-        tracing::warn!(holding, "buffer memory is short: disconnecting the client that holds most of it");
-        session.kill();
+/// While memory is short, whoever holds most of it has to go: one at a time, and only one that holds much and has not got on
+/// for a second. Beyond the budget it is as many as it takes, the largest first. Everybody else goes on meanwhile.
+fn relieve(sessions: &mut Slab<Box<Session>>, watched: &[Watched], excess: usize, tick: u32) {
+    let mut holders = Vec::new();
+    for watched in watched {
+        holders.extend(find(sessions, watched.key).map(|session| (session.holding(), watched)));
+    }
+    holders.retain(|(held, watched)| excess > 0 || (*held >= SLOW_BACKLOG && tick - watched.stuck_since >= STUCK));
+    holders.sort_by_key(|(held, _)| std::cmp::Reverse(*held));
+    let mut freed = 0;
+    for (holding, watched) in holders {
+        if let Some(session) = find(sessions, watched.key) {
+            tracing::warn!(holding, "buffer memory is short: disconnecting the client that holds most of it");
+            session.kill();
+        }
+        freed += holding;
+        if freed >= excess {
+            break;
+        }
     }
 }
 

@@ -4,6 +4,8 @@
 //! request travels ([`Answer::Forward`]), so that the words are the server's — but only where the server is sure to
 //! refuse it without touching the state of the connection it came on.
 
+use std::ops::RangeInclusive;
+
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
@@ -61,9 +63,7 @@ pub(super) fn answer(local: Local, args: Args<'_>, state: &mut State, env: &Env<
             long if long.len() > MAX_TEXT => return Answer::Forward,
             text => build::bulk(text, out),
         },
-        (Local::Select, 2) => {
-            return rest.next().and_then(database).map_or(Answer::Forward, Answer::Select);
-        }
+        (Local::Select, 2) => return select(rest.next().unwrap_or_default(), out),
         (Local::Hello, _) => hello(rest, state, env, out),
         (Local::Auth, 2 | 3) => auth(rest, state, env, out),
         (Local::Quit, _) => {
@@ -78,7 +78,7 @@ pub(super) fn answer(local: Local, args: Args<'_>, state: &mut State, env: &Env<
         (Local::ClientGetName, 2) => get_name(state, out),
         (Local::ClientInfo, 2) => info(state, env, out),
         (Local::ClientSetName, 3) => set_name(rest.nth(1).unwrap_or_default(), state, out),
-        (Local::ClientSetInfo, 4) => return set_info(rest, state, out),
+        (Local::ClientSetInfo, 4) => return set_info(rest, state, env, out),
         (Local::ClientReply, 3) => return reply(rest.nth(1).unwrap_or_default(), state, out),
         (Local::ClientNoEvict | Local::ClientNoTouch, 3) => {
             return switch(rest.nth(1).unwrap_or_default(), local, out);
@@ -88,12 +88,21 @@ pub(super) fn answer(local: Local, args: Args<'_>, state: &mut State, env: &Env<
     Answer::Reply
 }
 
-/// A database number as Redis writes them; everything else the server refuses.
-fn database(text: &[u8]) -> Option<u32> {
-    let number: i32 = std::str::from_utf8(text).ok()?.parse().ok()?;
-    // `+1` and `01` are numbers to Rust, but not to Redis.
-    let canonical = number.to_string().as_bytes() == text;
-    canonical.then_some(number).and_then(|number| u32::try_from(number).ok())
+/// What is no number, and what no server has, travels to be refused. But what a lenient server might take for a number,
+/// such as `+1`, must not: it would change the database of a connection of all.
+fn select(text: &[u8], out: &mut Vec<u8>) -> Answer {
+    let number = std::str::from_utf8(text).ok().and_then(|text| text.parse::<i64>().ok());
+    if let Some(number) = number.filter(|number| number.to_string().as_bytes() == text) {
+        return i32::try_from(number)
+            .ok()
+            .and_then(|number| u32::try_from(number).ok())
+            .map_or(Answer::Forward, Answer::Select);
+    }
+    if text.iter().any(u8::is_ascii_digit) {
+        build::error("ERR value is not an integer or out of range", out);
+        return Answer::Reply;
+    }
+    Answer::Forward
 }
 
 fn auth(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>) {
@@ -234,27 +243,36 @@ fn set_name(name: &[u8], state: &mut State, out: &mut Vec<u8>) {
     }
 }
 
-/// CLIENT SETINFO is new in Redis 7.2; libraries send it to any server, and we keep it for any. A wrong one travels.
-fn set_info(mut rest: Args<'_>, state: &mut State, out: &mut Vec<u8>) -> Answer {
+/// CLIENT SETINFO is new in Redis 7.2; libraries send it to any server, and we keep it for any. Only a value that every
+/// server refuses travels: one that is taken would stick to a connection of all.
+fn set_info(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>) -> Answer {
     let (attribute, value) = (rest.nth(1).unwrap_or_default(), rest.next().unwrap_or_default());
     let field = if is(attribute, b"lib-name") {
         &mut state.library.0
     } else if is(attribute, b"lib-ver") {
         &mut state.library.1
     } else {
-        return Answer::Forward;
+        build::error(refusal::unknown_attribute(attribute, env.identity), out);
+        return Answer::Reply;
     };
-    if !is_printable(value) {
+    if !value.iter().all(|byte| PRINTABLE.contains(byte)) {
         return Answer::Forward;
+    }
+    if value.len() > MAX_TEXT {
+        build::error([b"ERR ", attribute, b" is too long"].concat(), out);
+        return Answer::Reply;
     }
     *field = value.into();
     build::simple("OK", out);
     Answer::Reply
 }
 
-/// What Redis allows in names: `!` to `~`. It has no limit to their length.
+/// What Redis allows in names.
+const PRINTABLE: RangeInclusive<u8> = b'!'..=b'~';
+
+/// What may be a name. Redis has no limit to its length.
 fn is_printable(name: &[u8]) -> bool {
-    name.len() <= MAX_TEXT && name.iter().all(|byte| (b'!'..=b'~').contains(byte))
+    name.len() <= MAX_TEXT && name.iter().all(|byte| PRINTABLE.contains(byte))
 }
 
 /// CLIENT REPLY is never forwarded: the replies of others are on the same connection.

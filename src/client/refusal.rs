@@ -66,6 +66,14 @@ fn unknown_subcommand(container: &[u8], name: &[u8], old: bool) -> Vec<u8> {
     [what, name, b"'. Try ", &container, b" HELP."].concat()
 }
 
+/// CLIENT SETINFO for something else than a library's name and version, which servers before 7.2 do not know at all.
+pub(super) fn unknown_attribute(attribute: &[u8], identity: &Identity) -> Vec<u8> {
+    if identity.is_before(7, 2) {
+        return unknown_subcommand(b"CLIENT", b"SETINFO", identity.is_before(7, 0));
+    }
+    [b"ERR Unrecognized option '", quoted(attribute, QUOTED), b"'"].concat()
+}
+
 fn quoted(bytes: &[u8], limit: usize) -> &[u8] {
     bytes.get(..limit).unwrap_or(bytes)
 }

@@ -218,7 +218,7 @@ impl Session {
         {
             return self.answer_with(turn.env, |out| build::error(refusal::NOAUTH, out));
         }
-        if let Some(step) = self.after_refused_multi(name, route, turn) {
+        if let Some(step) = self.after_refused_multi(name, args.len(), route, turn) {
             return step;
         }
         match route {
@@ -232,10 +232,16 @@ impl Session {
     }
 
     /// What stands between a refused MULTI and its EXEC must not run bare: the client meant all or nothing.
-    fn after_refused_multi(&mut self, name: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Option<Step> {
+    fn after_refused_multi(
+        &mut self,
+        name: &[u8],
+        count: usize,
+        route: Route,
+        turn: &mut Turn<'_, '_>,
+    ) -> Option<Step> {
         let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
         if !self.state.refused_multi {
-            self.state.refused_multi = route == Route::Refused(Cause::Transaction) && is(b"multi");
+            self.state.refused_multi = route == Route::Refused(Cause::Transaction) && is(b"multi") && count == 1;
             return None;
         }
         if matches!(route, Route::Local(Local::Quit | Local::Reset)) {
@@ -320,9 +326,6 @@ impl Session {
 
     /// Sends a request over the client's lane.
     fn forward(&mut self, frame: &[u8], slow: bool, turn: &mut Turn<'_, '_>) -> Step {
-        if frame.len() >= BULK_ITEM {
-            self.count_bulk(frame.len(), turn.env.tick);
-        }
         let usage = if slow || turn.env.tick < self.bulk.2 { Use::Bulk } else { Use::Normal };
         let want = Want { client: self.key, lane: self.lane, bound: self.bound, usage };
         if self.bound.is_some_and(|id| !turn.upstream.is_of_lane(id, self.lane)) {
@@ -332,6 +335,9 @@ impl Session {
         }
         match turn.upstream.reserve(want, turn.cx.waker()) {
             Reserve::Ready(id) => {
+                if frame.len() >= BULK_ITEM {
+                    self.count_bulk(frame.len(), turn.env.tick);
+                }
                 let muted = self.state.mutes_next();
                 self.bound = Some(id);
                 self.replies.forward();

@@ -263,7 +263,8 @@ impl Connection {
             self.used = now;
         }
         if self.written == self.answered {
-            // Nothing is due, so whatever there is to read is surplus; it must not pass for the reply to what is written next.
+            // Nothing is due, so whatever is known to have come is surplus; it must not pass for the reply to what is written
+            // next.
             self.read(cx, buffer, clients)?;
         }
         // What was answered before the connection broke is read all the same.

@@ -18,6 +18,8 @@ pub(crate) struct Permits {
     total: usize,
     state: Mutex<State>,
     waiting: AtomicUsize,
+    /// What `state.free` is, to be looked at without the lock.
+    free: AtomicUsize,
 }
 
 struct State {
@@ -34,7 +36,7 @@ impl Permits {
     /// `total` permits, all free.
     pub(crate) fn new(total: usize) -> Arc<Self> {
         let state = State { free: total, queue: VecDeque::new() };
-        Arc::new(Self { total, state: Mutex::new(state), waiting: AtomicUsize::new(0) })
+        Arc::new(Self { total, state: Mutex::new(state), waiting: AtomicUsize::new(0), free: AtomicUsize::new(total) })
     }
 
     /// How many there are in all.
@@ -44,8 +46,12 @@ impl Permits {
 
     /// A permit, if one is free and nobody waits for it already.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
+        if self.free.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
         let mut state = self.lock();
         state.free = state.free.checked_sub(1)?;
+        self.free.store(state.free, Ordering::Relaxed);
         Some(Permit { permits: Arc::clone(self) })
     }
 
@@ -58,6 +64,7 @@ impl Permits {
             return;
         }
         state.free -= 1;
+        self.free.store(state.free, Ordering::Relaxed);
         drop(state);
         deliver(Permit { permits: Arc::clone(self) });
     }
@@ -73,6 +80,7 @@ impl Permits {
             let next = state.queue.pop_front();
             if next.is_none() {
                 state.free += 1;
+                self.free.store(state.free, Ordering::Relaxed);
             }
             next
         };

@@ -235,3 +235,60 @@ fn local_answers_behind_a_slow_reply_take_little_memory() {
     // 80 MB of answers were due.
     assert!(highest < before + (16 << 20), "{before} bytes grew to {highest}");
 }
+
+/// Clients that hold a megabyte each, no more, can use memory up as well: they have to go too.
+#[test]
+fn many_clients_that_hold_a_megabyte_each_do_not_keep_memory_for_good() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--memory-limit", "8MiB"]);
+    });
+    let part = vec![b'x'; 1 << 20];
+    let mut holders: Vec<_> = (0..20).map(|_| proxy.connect()).collect();
+    for client in &mut holders {
+        client.send(b"*3\r\n$3\r\nSET\r\n$3\r\nbig\r\n$3000000\r\n");
+    }
+    for client in &mut holders {
+        // Some are cut while others still send.
+        let _ = client.try_send(&part);
+    }
+    let mut honest = proxy.connect();
+    let value = vec![b'y'; 2 << 20];
+    wait_until("a large value gets through", PATIENCE, || {
+        if honest.exchange(&command(&[b"SET".as_slice(), b"k", &value])).is_ok_and(|reply| reply.is_some()) {
+            return true;
+        }
+        honest = proxy.connect();
+        false
+    });
+    assert!(proxy.logged("buffer memory is short") > 0);
+}
+
+/// What CLIENT SETINFO and SELECT are given stays here, also where a server would take it.
+#[test]
+fn odd_settings_do_not_stick_to_a_shared_connection() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Valkey91);
+    let proxy = Proxy::before(&server);
+    let mut client = proxy.connect();
+    assert_eq!(client.ask("SET k v"), b"+OK\r\n");
+    let long = vec![b'l'; 5000];
+    assert_eq!(client.call(&[b"CLIENT", b"SETINFO", b"LIB-NAME", &long]), b"-ERR LIB-NAME is too long\r\n");
+    assert_eq!(client.ask("CLIENT SETINFO LIB-ENV x"), b"-ERR Unrecognized option 'LIB-ENV'\r\n");
+    for odd in ["+1", "01", "1x", "0x1"] {
+        assert!(client.ask(&format!("SELECT {odd}")).starts_with(b"-ERR "), "{odd}");
+        assert_eq!(client.ask("GET k"), b"$1\r\nv\r\n", "after SELECT {odd}");
+    }
+    let listed = server.connect().ask("CLIENT LIST");
+    let listed = String::from_utf8_lossy(&listed);
+    let ours = listed.lines().filter(|line| line.contains("name=outrigger")).collect::<Vec<_>>();
+    assert!(
+        !ours.is_empty() && ours.iter().all(|line| line.contains(" db=0 ") && line.contains("lib-name= ")),
+        "{listed}"
+    );
+}

@@ -20,8 +20,9 @@ pub(in crate::client) const TURN_BYTES: usize = 64 * 1024;
 /// Replies a client may be owed; beyond that it is not read.
 const MAX_OUTSTANDING: usize = 64 * 1024;
 
-/// Bytes of local answers that may wait behind forwarded requests; beyond that the client is not read.
-const MAX_WAITING_BYTES: usize = 64 * 1024;
+/// Bytes of local answers that may wait behind forwarded requests; beyond that the client is not read. They are not in the
+/// memory budget, so this bound, and the length of what is answered here, is all that bounds them.
+const MAX_WAITING_BYTES: usize = 16 * 1024;
 
 /// From this size on the buffer of an incomplete request grows only while memory is not short, in bytes.
 const LARGE_INPUT: usize = 1024 * 1024;
@@ -116,14 +117,12 @@ impl Session {
         }
         let before = self.input.capacity();
         if self.input.len() == before {
-            if before >= LARGE_INPUT {
-                self.be_watched(turn.env);
-                if turn.env.pool.memory().is_tight() {
-                    if !mem::replace(&mut self.thirsty, true) {
-                        turn.env.thirsty.push(self.key);
-                    }
-                    return Poll::Pending;
+            self.be_watched(turn.env);
+            if before >= LARGE_INPUT && turn.env.pool.memory().is_tight() {
+                if !mem::replace(&mut self.thirsty, true) {
+                    turn.env.thirsty.push(self.key);
                 }
+                return Poll::Pending;
             }
             let most = if before < LARGE_INPUT { (2 * before).max(TURN_BYTES) } else { before + before / 4 };
             let wanted = self.scanner.needed().clamp(before + TURN_BYTES / 4, most);
@@ -209,6 +208,10 @@ impl Session {
                 }
             }
             turn.share -= 1;
+            if self.replies.bytes() >= MAX_WAITING_BYTES {
+                // Looked at again before the next request is taken.
+                return (taken, Stop::Share);
+            }
             if self.phase != Phase::Serving {
                 return (bytes.len(), Stop::Exhausted);
             }
@@ -254,13 +257,11 @@ impl Session {
                         None => Step::Done,
                     },
                 };
-                // A large one cannot be handed over with the buffer it was rewritten from.
-                let step = if let Step::Large { id, muted } = step {
-                    turn.upstream.send(id, self.key, muted, &canonical);
-                    Step::Done
-                } else {
-                    step
-                };
+                if let Step::Large { id, muted } = step {
+                    turn.env.pool.memory().resized(0, canonical.capacity());
+                    turn.upstream.send_owned(id, self.key, muted, canonical);
+                    return Step::Done;
+                }
                 turn.env.rewritten = canonical;
                 turn.env.rewritten.shrink_to(TURN_BYTES);
                 step
