@@ -1,8 +1,8 @@
 //! The bound on upstream connections: one process-wide count of permits.
 //!
 //! A connection holds a [`Permit`] from before it is dialled until after it is closed, so the count can never exceed
-//! `--pool-size`, whatever the number of workers, databases and protocols. Permits are touched only then; nothing on the
-//! request path comes here, but for one relaxed load a batch ([`Permits::is_wanted`]).
+//! `--pool-size`, whatever the number of workers, databases and protocols. The count changes only then; the request path
+//! does no more here than look, by a relaxed load, whether a permit is free or wanted ([`Permits::is_wanted`]).
 //!
 //! A worker that finds none free joins a first-come, first-served queue; the next permit to be freed is handed to it.
 
