@@ -161,6 +161,6 @@ fn is_any(word: &[u8], words: &[&[u8]]) -> bool {
 }
 
 /// A count in decimal digits. Nothing else is one, and nothing above what a request can hold.
-fn number(digits: &[u8]) -> Option<usize> {
+pub(super) fn number(digits: &[u8]) -> Option<usize> {
     str::from_utf8(digits).ok()?.parse().ok()
 }

@@ -15,13 +15,23 @@ use super::table::{self, Blocks, Command, Kind};
 pub enum Route {
     /// Answered by the proxy, unless its arguments are wrong: then it travels, so that the words are the server's.
     Local(Local),
-    /// Over a connection that other clients use too; `slow` ones keep apart from the others where they can.
-    Shared {
-        /// It may honestly take long.
-        slow: bool,
-    },
+    /// Over a connection that other clients use too.
+    Shared(Manner),
     /// Not possible over a shared connection.
     Refused(Cause),
+}
+
+/// What matters of a request on a shared connection.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// It may honestly take long; it keeps apart from the others where it can.
+    pub slow: bool,
+    /// It only reads, so it may be asked again when it is not known whether it ran.
+    pub repeatable: bool,
+    /// It runs code of the user: an error in its reply may come from within, after other commands of it have run.
+    pub script: bool,
+    /// Its reply is remembered, for a time when Redis cannot be asked.
+    pub remembered: bool,
 }
 
 /// The commands that are answered here.
@@ -100,20 +110,33 @@ pub fn route<'a>(name: &[u8], args: impl Iterator<Item = &'a [u8]> + Clone) -> R
     match PLANS.get(command.index()).copied() {
         Some(Plan::Fixed(route)) => route,
         Some(Plan::UnlessBlocking) if keys::asks_to_block(command, args.clone()) => Route::Refused(Cause::Blocking),
-        Some(Plan::UnlessBlocking) => Route::Shared { slow: command.slow },
+        Some(Plan::UnlessBlocking) => Route::Shared(manner(command)),
         Some(Plan::Subcommand) | None => subcommand(command, args),
     }
 }
 
 /// A container alone, such as `CLIENT`, is wrong in any case and travels to hear so from the server.
 fn subcommand<'a>(parent: &Command, mut args: impl Iterator<Item = &'a [u8]>) -> Route {
-    let Some(name) = args.nth(1) else { return Route::Shared { slow: false } };
+    let Some(name) = args.nth(1) else {
+        // But COMMAND alone is right.
+        let remembered = parent.name == "command";
+        return Route::Shared(Manner { repeatable: remembered, remembered, ..Manner::default() });
+    };
     match table::find_sub(parent, name).map(|found| PLANS.get(found.index())) {
         Some(Some(Plan::Fixed(route))) => *route,
         Some(Some(Plan::UnlessBlocking | Plan::Subcommand) | None) => Route::Refused(Cause::UnknownSubcommand),
         // Of these containers some subcommands belong to the connection, and so may those that we do not know.
         None if matches!(parent.kind, Kind::Connection | Kind::Script) => Route::Refused(Cause::UnknownSubcommand),
-        None => Route::Shared { slow: false },
+        None => Route::Shared(Manner::default()),
+    }
+}
+
+fn manner(command: &Command) -> Manner {
+    Manner {
+        slow: command.slow,
+        repeatable: command.repeatable,
+        script: command.kind == Kind::Script,
+        remembered: false,
     }
 }
 
@@ -127,7 +150,7 @@ fn plan(command: &Command) -> Plan {
     if command.shared {
         return match command.blocks {
             Blocks::IfArgument => Plan::UnlessBlocking,
-            Blocks::Always | Blocks::Never => Plan::Fixed(Route::Shared { slow: command.slow }),
+            Blocks::Always | Blocks::Never => Plan::Fixed(Route::Shared(manner(command))),
         };
     }
     Plan::Fixed(Route::Refused(match command.kind {
@@ -150,10 +173,10 @@ mod tests {
     #[test]
     fn ordinary_commands_share_a_connection() {
         for words in ["GET k", "set k v", "Config Get x", "XREAD STREAMS s 0", "PUBLISH c m", "OBJECT ENCODING k"] {
-            assert_eq!(of(words), Route::Shared { slow: false }, "{words}");
+            assert!(matches!(of(words), Route::Shared(Manner { slow: false, .. })), "{words}");
         }
         for words in ["EVAL x 0", "KEYS *", "FLUSHALL", "SORT k"] {
-            assert_eq!(of(words), Route::Shared { slow: true }, "{words}");
+            assert!(matches!(of(words), Route::Shared(Manner { slow: true, .. })), "{words}");
         }
     }
 
@@ -174,7 +197,7 @@ mod tests {
         assert_eq!(of("MONITOR"), Route::Refused(Cause::ClientState));
         assert_eq!(of("NOSUCH x"), Route::Refused(Cause::Unknown));
         assert_eq!(of("CLIENT NOSUCH"), Route::Refused(Cause::UnknownSubcommand));
-        assert_eq!(of("OBJECT NOSUCH"), Route::Shared { slow: false });
+        assert_eq!(of("OBJECT NOSUCH"), Route::Shared(Manner::default()));
     }
 
     #[test]
@@ -191,7 +214,7 @@ mod tests {
             "wait",
             "himport prepare a b",
         ] {
-            assert!(!matches!(of(name), Route::Shared { .. }), "{name}");
+            assert!(!matches!(of(name), Route::Shared(_)), "{name}");
         }
     }
 }

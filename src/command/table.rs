@@ -1,10 +1,10 @@
 //! The command table: what each command of Redis, Valkey and their well-known modules is.
 //!
 //! The first question asked of every request is answered here: a read or a write, may it share a connection, may it be
-//! repeated, may it be slow, where are its keys. The table only states facts about commands; what follows from them is
+//! repeated, may it be slow, where are its keys, what would an empty server reply. The table only states facts about commands; what follows from them is
 //! decided elsewhere.
 //!
-//! - `entry` is the vocabulary: what a line of the table can say.
+//! - `entry` is the vocabulary: what a line of the table can say; `empty` is that of its last column.
 //! - `data`, `server` and `modules` are the lines. To add a command, add its line there, in alphabetical order, a
 //!   subcommand right after its container; the tests hold the lines against the command lists of real servers.
 //! - This file joins them and finds a command by name.
@@ -17,12 +17,14 @@
 //! Sentinel understands, are not in it.
 
 mod data;
+mod empty;
 mod entry;
 mod modules;
 mod server;
 #[cfg(test)]
 mod tests;
 
+pub use empty::{Empty, Item, Shape};
 pub use entry::{Blocks, Command, Keys, Kind, Origin};
 
 /// How many commands and subcommands there are.
@@ -66,6 +68,17 @@ pub fn find_sub(parent: &Command, subcommand: &[u8]) -> Option<&'static Command>
         .get(first..first + usize::from(parent.subcommands))?
         .iter()
         .find(|command| command.name.as_bytes().get(prefix..).is_some_and(|name| name.eq_ignore_ascii_case(subcommand)))
+}
+
+/// The command of a whole request, the name first: of a container its subcommand, or itself if there is nothing more.
+#[must_use]
+pub fn of_request<'a>(mut args: impl Iterator<Item = &'a [u8]>) -> Option<&'static Command> {
+    let command = find(args.next()?)?;
+    match args.next() {
+        // `COMMAND` is a container that means something alone.
+        Some(subcommand) if command.is_container() => find_sub(command, subcommand),
+        _ => Some(command),
+    }
 }
 
 /// The lines, in the order of the table.

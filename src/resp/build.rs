@@ -2,6 +2,7 @@
 //!
 //! Everything is appended to a buffer of the caller's, so that answering allocates nothing.
 
+use std::fmt::Display;
 use std::io::Write;
 
 /// Appends a simple string; `text` must not contain line ends.
@@ -27,6 +28,21 @@ pub fn integer(value: u64, out: &mut Vec<u8>) {
     number(b':', value, out);
 }
 
+/// Appends an integer that may be negative.
+pub fn signed(value: i64, out: &mut Vec<u8>) {
+    number(b':', value, out);
+}
+
+/// Appends what stands for a missing value.
+pub fn nil(resp3: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(if resp3 { b"_\r\n" } else { b"$-1\r\n" });
+}
+
+/// Appends what stands for a missing array.
+pub fn nil_array(resp3: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(if resp3 { b"_\r\n" } else { b"*-1\r\n" });
+}
+
 /// Appends a bulk string.
 pub fn bulk(bytes: &[u8], out: &mut Vec<u8>) {
     number(b'$', bytes.len() as u64, out);
@@ -47,7 +63,7 @@ pub fn aggregate(sort: u8, count: usize, out: &mut Vec<u8>) {
     number(sort, count as u64, out);
 }
 
-fn number(sort: u8, value: u64, out: &mut Vec<u8>) {
+fn number(sort: u8, value: impl Display, out: &mut Vec<u8>) {
     // Writing to a vector cannot fail.
     let _ = write!(out, "{}{value}\r\n", char::from(sort));
 }
@@ -68,9 +84,17 @@ mod tests {
         simple("OK", &mut out);
         error("ERR two\r\nlines", &mut out);
         integer(7, &mut out);
+        signed(-7, &mut out);
+        nil(false, &mut out);
+        nil(true, &mut out);
+        nil_array(false, &mut out);
+        nil_array(true, &mut out);
         bulk(b"a\r\nb", &mut out);
         verbatim(b"hi", &mut out);
         aggregate(b'%', 2, &mut out);
-        assert_eq!(out, b"+OK\r\n-ERR two  lines\r\n:7\r\n$4\r\na\r\nb\r\n=6\r\ntxt:hi\r\n%2\r\n");
+        assert_eq!(
+            out,
+            b"+OK\r\n-ERR two  lines\r\n:7\r\n:-7\r\n$-1\r\n_\r\n*-1\r\n_\r\n$4\r\na\r\nb\r\n=6\r\ntxt:hi\r\n%2\r\n"
+        );
     }
 }

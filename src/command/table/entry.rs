@@ -1,7 +1,8 @@
 //! What the command table says of one command, and the words it is said in.
 //!
 //! An entry is one line of data: a constructor that names the [`Kind`] and sets what is usual for it, the name, the arity,
-//! where the keys are, the version that brought it, and then only what differs from the usual.
+//! where the keys are, the version that brought it, for a read what an empty server replies, and then only what differs
+//! from the usual.
 //!
 //! | constructor | repeatable | shared | for |
 //! |---|---|---|---|
@@ -14,6 +15,8 @@
 //! | [`connection`] | | | reads or sets what belongs to the connection |
 //! | [`pubsub`] | | | subscriptions; those that only publish or count say `.shared()` |
 //! | [`transaction`] | | | WATCH, MULTI, EXEC |
+
+use super::empty::Shape;
 
 /// One command, or one subcommand of a container such as `CLIENT`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +43,10 @@ pub struct Command {
     /// It may travel on a connection that other clients use too: it neither reads nor leaves state on the connection.
     /// For a command with [`Blocks::IfArgument`] this holds while the argument is absent.
     pub shared: bool,
+    /// What a server without data replies to it, which is what a client gets while no server can be asked. Has to be said for
+    /// every read. A command of another kind has a shape if some arguments make it only read (`SORT` without `STORE`); with
+    /// others that shape yields nothing.
+    pub empty: Shape,
     /// Who brought it, and when.
     pub origin: Origin,
     /// Its place in the table.
@@ -225,6 +232,12 @@ impl Command {
         self
     }
 
+    /// What an empty server replies where the arguments ask for no change.
+    pub(super) const fn unless_it_writes(mut self, empty: Shape) -> Self {
+        self.empty = empty;
+        self
+    }
+
     pub(super) const fn valkey(mut self) -> Self {
         if let Origin::Core { since } = self.origin {
             self.origin = Origin::Valkey { since };
@@ -233,8 +246,10 @@ impl Command {
     }
 }
 
-pub(super) const fn read(name: &'static str, arity: i8, keys: Keys, since: &'static str) -> Command {
-    command(Kind::Read, name, arity, keys, since).repeatable().shared()
+pub(super) const fn read(name: &'static str, arity: i8, keys: Keys, since: &'static str, empty: Shape) -> Command {
+    let mut command = command(Kind::Read, name, arity, keys, since).repeatable().shared();
+    command.empty = empty;
+    command
 }
 
 pub(super) const fn write(name: &'static str, arity: i8, keys: Keys, since: &'static str) -> Command {
@@ -293,6 +308,7 @@ const fn command(kind: Kind, name: &'static str, arity: i8, keys: Keys, since: &
         repeatable: false,
         slow: false,
         shared: false,
+        empty: Shape::Error,
         origin: Origin::Core { since },
         index: 0,
         subcommands: 0,

@@ -3,7 +3,14 @@
 //! Redis 8 brings them all; before, and in Valkey, they are loaded. Names of the same kind from both worlds stand together
 //! (`BF.LOAD` is Valkey's). An index of the search module is no key. The arity of a module's command is its syntax' minimum.
 
-use super::entry::{Command, KEY, Keys, NONE, SECOND, TWO_KEYS, admin, numkeys, of_module, range, read, report, write};
+use super::empty::Shape;
+use super::entry::{self, Command, KEY, Keys, NONE, SECOND, TWO_KEYS, admin, numkeys, of_module, range, report, write};
+
+/// While no server can be asked, reads of modules get the error: what they reply without data differs between the versions
+/// of a module, and mostly is an error as well.
+const fn read(name: &'static str, arity: i8, keys: Keys, since: &'static str) -> Command {
+    entry::read(name, arity, keys, since, Shape::Error)
+}
 
 /// Full-text and vector search. Queries are slow: what one costs is for the index to decide.
 pub(super) const SEARCH: &[Command] = &of_module(

@@ -2,6 +2,7 @@
 //!
 //! By group as in the command reference, alphabetical within.
 
+use super::empty::{NIL, Shape, ZERO};
 use super::entry::{
     Command, KEY, KEYS, Keys, NONE, SECOND, admin, connection, numkeys, pubsub, read, report, script, transaction,
     write,
@@ -131,7 +132,7 @@ pub(super) const COMMANDS: &[Command] = &[
     admin("config|resetstat", 2, NONE, "2.0.0"),
     admin("config|rewrite", 2, NONE, "2.8.0"),
     admin("config|set", -4, NONE, "2.0.0"),
-    read("dbsize", 1, NONE, "1.0.0"),
+    read("dbsize", 1, NONE, "1.0.0", ZERO),
     // Some of its subcommands change the connection.
     admin("debug", -2, NONE, "1.0.0").slow().alone(),
     admin("failover", -1, NONE, "6.2.0"),
@@ -155,14 +156,15 @@ pub(super) const COMMANDS: &[Command] = &[
     report("latency|history", 3, NONE, "2.8.13"),
     report("latency|latest", 2, NONE, "2.8.13"),
     admin("latency|reset", -2, NONE, "2.8.13"),
-    read("lolwut", -1, NONE, "5.0.0"),
+    // A picture, and each time another.
+    read("lolwut", -1, NONE, "5.0.0", Shape::Error),
     admin("memory", -2, NONE, "4.0.0").alone(),
     report("memory|doctor", 2, NONE, "4.0.0"),
     report("memory|help", 2, NONE, "4.0.0"),
     report("memory|malloc-stats", 2, NONE, "4.0.0"),
     admin("memory|purge", 2, NONE, "4.0.0").slow(),
     report("memory|stats", 2, NONE, "4.0.0"),
-    read("memory|usage", -3, SECOND, "4.0.0"),
+    read("memory|usage", -3, SECOND, "4.0.0", NIL),
     admin("module", -2, NONE, "4.0.0").alone(),
     report("module|help", 2, NONE, "5.0.0"),
     report("module|list", 2, NONE, "4.0.0"),
@@ -225,7 +227,8 @@ pub(super) const COMMANDS: &[Command] = &[
     report("cluster|slot-stats", -4, NONE, "8.2.0"),
     report("cluster|slots", 2, NONE, "3.0.0"),
     admin("cluster|syncslots", -3, NONE, "8.4.0").alone(),
-    read("clusterscan", -2, Keys::Hashed { last: 1 }, "9.1.0").valkey(),
+    // Without a cluster it is an error.
+    read("clusterscan", -2, Keys::Hashed { last: 1 }, "9.1.0", Shape::Error).valkey(),
     connection("readonly", 1, NONE, "3.0.0"),
     connection("readwrite", 1, NONE, "3.0.0"),
     write("sflush", -3, NONE, "8.0.0").slow(),
