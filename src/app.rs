@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
 
 use crate::buffer::Memory;
 use crate::client::listener::{self, Listener, Reception};
@@ -65,7 +66,9 @@ async fn serve(config: &Config) -> Result<(), Error> {
     let mut interrupt = signal(SignalKind::interrupt())?;
     raise_file_limit(config);
     let listeners = bind_all(&config.clients.listen)?;
-    let reception = start_workers(config)?;
+    let strict_listeners = bind_all(&config.clients.listen_strict)?;
+    let shared = Shared::new(config.upstream.clone(), random());
+    let reception = start_workers(config, &shared)?;
     let upstream = &config.upstream;
     tracing::info!(
         upstream = %upstream.target.address,
@@ -75,9 +78,14 @@ async fn serve(config: &Config) -> Result<(), Error> {
         version = env!("CARGO_PKG_VERSION"),
         "forwarding"
     );
+    tokio::spawn(shared.watch());
     for listener in listeners {
         tracing::info!(address = %listener.address()?, "listening");
         tokio::spawn(listener.run(reception.clone()));
+    }
+    for listener in strict_listeners {
+        tracing::info!(address = %listener.address()?, strict = true, "listening");
+        tokio::spawn(listener.run(reception.strict()));
     }
     tokio::select! {
         _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
@@ -116,18 +124,24 @@ fn raise_file_limit(config: &Config) {
     }
 }
 
-fn start_workers(config: &Config) -> Result<Reception, Error> {
+fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Reception, Error> {
     let census = Arc::new(Census { next_id: AtomicU64::new(first_id()), ..Census::default() });
     let memory = Arc::new(Memory::new(config.memory_limit));
-    let shared = Shared::new(config.upstream.clone());
-    let seats = (0..config.workers)
-        .map(|index| {
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
+    shared.connect_workers(senders.clone());
+    let seats = senders
+        .into_iter()
+        .zip(receivers)
+        .enumerate()
+        .map(|(index, (sender, events))| {
             worker::start(Setup {
                 index,
                 clients: config.clients.clone(),
-                upstream: Arc::clone(&shared),
+                upstream: Arc::clone(shared),
                 memory: Arc::clone(&memory),
                 census: Arc::clone(&census),
+                sender,
+                events,
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
@@ -136,6 +150,10 @@ fn start_workers(config: &Config) -> Result<Reception, Error> {
 
 /// A random start for the ids: two proxies in front of one server must not give the same.
 fn first_id() -> u64 {
+    FIRST_ID + (random() >> 17)
+}
+
+fn random() -> u64 {
     use std::hash::{BuildHasher, RandomState};
-    FIRST_ID + (RandomState::new().hash_one(std::process::id()) >> 17)
+    RandomState::new().hash_one(std::process::id())
 }

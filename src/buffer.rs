@@ -1,7 +1,6 @@
 //! Byte queues and the memory they may take.
 //!
-//! A [`ByteQueue`] holds bytes that a socket did not take yet: a client's unread replies, an upstream connection's
-//! unwritten requests. It is a list of chunks, so that a long queue is neither moved when it grows nor kept when it
+//! A [`ByteQueue`] holds bytes that a socket did not take yet: a client's unread replies. It is a list of chunks, so that a long queue is neither moved when it grows nor kept when it
 //! shrinks. Chunks come from the worker's [`ChunkPool`], which keeps a few spare ones (the hot path then allocates
 //! nothing) and reports what it holds to the process-wide [`Memory`].
 
@@ -76,14 +75,16 @@ impl ChunkPool {
         &self.memory
     }
 
-    fn take(&mut self) -> Vec<u8> {
+    /// An empty chunk.
+    pub(crate) fn take(&mut self) -> Vec<u8> {
         self.spare.pop().unwrap_or_else(|| {
             self.memory.resized(0, CHUNK);
             Vec::with_capacity(CHUNK)
         })
     }
 
-    fn give_back(&mut self, mut chunk: Vec<u8>) {
+    /// Takes back a chunk, or any buffer that was counted in the budget.
+    pub(crate) fn give_back(&mut self, mut chunk: Vec<u8>) {
         if chunk.capacity() == CHUNK && self.spare.len() < MAX_SPARE {
             chunk.clear();
             self.spare.push(chunk);
@@ -137,13 +138,6 @@ impl ByteQueue {
             }
             bytes = later;
         }
-    }
-
-    /// Appends `bytes` without copying them. The caller has counted their capacity in the budget; from here on the queue
-    /// answers for it.
-    pub(crate) fn push_owned(&mut self, bytes: Vec<u8>) {
-        self.len += bytes.len();
-        self.chunks.push_back(bytes);
     }
 
     /// The waiting bytes as slices for a vectored write, oldest first, at most [`MAX_SLICES`].
@@ -202,10 +196,7 @@ mod tests {
         let bytes: Vec<u8> = (0..3 * CHUNK + 17).map(|i| (i % 251) as u8).collect();
         queue.push(&bytes[..10], &mut pool);
         queue.push(&bytes[10..CHUNK + 5], &mut pool);
-        let big = bytes[CHUNK + 5..2 * CHUNK + 9].to_vec();
-        pool.memory.resized(0, big.capacity());
-        queue.push_owned(big);
-        queue.push(&bytes[2 * CHUNK + 9..], &mut pool);
+        queue.push(&bytes[CHUNK + 5..], &mut pool);
         assert_eq!(contents(&queue), bytes);
         for step in [1, 9, CHUNK, 7, CHUNK - 1] {
             let before = contents(&queue);

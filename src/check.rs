@@ -7,7 +7,7 @@ use tokio::runtime::Builder;
 
 use crate::config::Config;
 use crate::upstream::connect::{Wire, open};
-use crate::upstream::{Error, Identity, LaneKey, Protocol};
+use crate::upstream::{Error, LaneKey, Protocol};
 
 /// A server that closes idle connections sooner than this, in seconds, closes ours between two health checks.
 const SHORT_TIMEOUT: u64 = 30;
@@ -35,7 +35,7 @@ async fn examine(config: &Config) -> Result<Vec<String>, Error> {
     let upstream = &config.upstream;
     let lane = LaneKey { database: upstream.target.database, protocol: Protocol::Resp3 };
     let name = format!("outrigger:{}:check", upstream.host);
-    let mut wire = open(&upstream.target, lane, &name, &Identity::default(), upstream.connect_timeout).await?;
+    let mut wire = open(&upstream.target, lane, &name, upstream.connect_timeout).await?;
     let mut findings = Vec::new();
     let info = text(&wire.ask(&[b"INFO"]).await?);
     examine_info(&info, &upstream.target.address.to_string(), &mut findings);

@@ -5,17 +5,21 @@
 //! - [`session`]: one client: read, scan, route, forward or answer, write.
 //! - [`reply_queue`]: replies leave in the order of the requests. Pure.
 //! - [`state`]: what a client has set on its connection.
-//! - [`local`], [`refusal`]: what is answered here. Pure.
+//! - [`local`], [`degraded`], [`refusal`]: what is answered here. [`unserved`]: which of it while Redis does not answer.
 
 mod clients;
+pub(crate) mod degraded;
 pub(crate) mod listener;
 mod local;
 mod refusal;
 mod reply_queue;
 mod session;
 mod state;
+mod unserved;
 
 use secrecy::SecretString;
+
+use crate::command::degrade::Policy;
 
 pub(crate) use clients::{Census, Clients};
 pub use listener::ListenAddress;
@@ -25,10 +29,14 @@ pub use listener::ListenAddress;
 pub struct Config {
     /// Where to listen.
     pub listen: Vec<ListenAddress>,
+    /// Where to listen for clients that get the error while Redis cannot be asked, and never an empty answer.
+    pub listen_strict: Vec<ListenAddress>,
     /// Most clients of the process; the next gets an error.
     pub max_clients: usize,
     /// The password that clients must give; without one any is accepted.
     pub password: Option<SecretString>,
     /// Unread replies that a client may have, in bytes; beyond that it is disconnected.
     pub output_limit: usize,
+    /// What clients are answered while no server can be asked.
+    pub degrade: Policy,
 }

@@ -3,9 +3,12 @@
 //! Every flag has a twin in the environment (`--pool-size`, `OUTRIGGER_POOL_SIZE`); the flag wins. Errors name both, and
 //! say what to do. Each part of the program owns its own settings; this file sits above them and fills them in.
 
+mod degrade;
+mod outage;
 #[cfg(test)]
 mod tests;
 
+use std::ffi::OsString;
 use std::fmt;
 use std::fs;
 use std::io::IsTerminal;
@@ -18,6 +21,9 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use percent_encoding::percent_decode_str;
 use secrecy::SecretString;
 use url::{Host, Url};
+
+pub use degrade::{Degrade, DegradeReads, DegradeWrites};
+pub use outage::{BreakerMode, Outage};
 
 use crate::client::{self, ListenAddress};
 use crate::upstream::{self, Address, Target};
@@ -70,7 +76,20 @@ fn variable(flag: &str) -> String {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Check the configuration and the upstream: dial once, say what was found, and what will hurt.
-    Check(Settings),
+    Check(Box<Settings>),
+    /// Say of one command where it goes, what it is answered while Redis cannot be asked, and whether it is repeated.
+    Explain(Explain),
+}
+
+/// What to explain.
+#[derive(Debug, clap::Args)]
+pub struct Explain {
+    /// The settings that decide about it.
+    #[command(flatten)]
+    pub degrade: Degrade,
+    /// The command and its arguments, as typed into redis-cli: `explain SET key value NX`.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    pub words: Vec<OsString>,
 }
 
 /// Settings as typed.
@@ -94,6 +113,11 @@ pub struct Settings {
         default_values = ["127.0.0.1:6379", "[::1]:6379"]
     )]
     pub listen: Vec<String>,
+
+    /// Address for clients that get the error while Redis cannot be asked, never an empty answer: for queues, sessions and
+    /// locks. May be given several times.
+    #[arg(long, env = "OUTRIGGER_LISTEN_STRICT", value_name = "ADDR", value_delimiter = ',')]
+    pub listen_strict: Vec<String>,
 
     /// Listen on addresses that other machines can reach although no password is set.
     #[arg(long, env = "OUTRIGGER_INSECURE_LISTEN", value_parser = BoolishValueParser::new())]
@@ -119,6 +143,10 @@ pub struct Settings {
     #[arg(long, env = "OUTRIGGER_CONNECT_TIMEOUT", value_name = "TIME", default_value = "2s", value_parser = duration)]
     pub connect_timeout: Duration,
 
+    /// How long requests may take, and when Redis counts as gone.
+    #[command(flatten)]
+    pub outage: Outage,
+
     /// Unread replies a client may have before it is disconnected: 64MiB, 1048576.
     #[arg(long, env = "OUTRIGGER_CLIENT_OUTPUT_LIMIT", value_name = "BYTES", default_value = "64MiB", value_parser = size)]
     pub client_output_limit: usize,
@@ -130,6 +158,10 @@ pub struct Settings {
     /// Databases that SELECT accepts unseen while the upstream cannot be asked.
     #[arg(long, env = "OUTRIGGER_DATABASES", value_name = "N", default_value_t = 16)]
     pub databases: u32,
+
+    /// What clients are answered while Redis cannot be asked.
+    #[command(flatten)]
+    pub degrade: Degrade,
 
     /// Form of the log on standard error. [default: text on a terminal, json elsewhere]
     #[arg(long, env = "OUTRIGGER_LOG_FORMAT", value_name = "FORMAT")]
@@ -209,20 +241,28 @@ impl Settings {
             );
             return Err(wrong("pool-size", problem));
         }
+        if self.outage.slow_request_timeout < self.outage.request_timeout {
+            return Err(wrong("slow-request-timeout", "it is less than --request-timeout: give at least as much"));
+        }
         if self.max_clients == 0 {
             return Err(wrong("max-clients", "`0` would refuse everybody: give at least 1"));
         }
         Ok(Config {
             clients: client::Config {
-                listen: self.addresses(password.is_some())?,
+                listen: self.addresses("listen", &self.listen, password.is_some())?,
+                listen_strict: self.addresses("listen-strict", &self.listen_strict, password.is_some())?,
                 max_clients: self.max_clients,
                 password,
                 output_limit: self.client_output_limit,
+                degrade: self.degrade.policy(),
             },
             upstream: upstream::Config {
                 target,
                 pool_size: self.pool_size,
                 connect_timeout: self.connect_timeout,
+                request_timeout: self.outage.request_timeout,
+                slow_request_timeout: self.outage.slow_request_timeout,
+                breaker: self.outage.breaker(),
                 databases: self.databases,
                 workers,
                 host: host_name(),
@@ -235,14 +275,14 @@ impl Settings {
     }
 
     /// The addresses to listen on, none of which may be open to strangers by accident.
-    fn addresses(&self, has_password: bool) -> Result<Vec<ListenAddress>, Error> {
+    fn addresses(&self, flag: &'static str, texts: &[String], has_password: bool) -> Result<Vec<ListenAddress>, Error> {
         let parse = |text: &String| {
             let address = if let Some(path) = text.strip_prefix("unix:") {
                 ListenAddress::Unix(path.into())
             } else {
                 let problem = || {
                     wrong(
-                        "listen",
+                        flag,
                         format!("`{text}` is neither IP:PORT, such as 127.0.0.1:6379 or [::1]:6379, nor unix:/path"),
                     )
                 };
@@ -252,7 +292,7 @@ impl Settings {
                 return Ok(address);
             }
             Err(wrong(
-                "listen",
+                flag,
                 format!(
                     "`{text}` can be reached from other machines, and no password is set: set one with --password-file \
                      (OUTRIGGER_PASSWORD_FILE), listen on 127.0.0.1, or accept the risk with --insecure-listen \
@@ -260,7 +300,7 @@ impl Settings {
                 ),
             ))
         };
-        self.listen.iter().map(parse).collect()
+        texts.iter().map(parse).collect()
     }
 }
 

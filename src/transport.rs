@@ -6,8 +6,10 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::BufMut;
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::io::poll_read_buf;
@@ -90,6 +92,14 @@ impl Transport {
         match self {
             Self::Tcp(stream) => stream.try_write_vectored(slices),
             Self::Unix(stream) => stream.try_write_vectored(slices),
+        }
+    }
+
+    /// Makes closing the socket throw away what was written and not sent: the peer gets a reset.
+    pub(crate) fn abort(&self) {
+        if let Self::Tcp(stream) = self {
+            // If the kernel refuses, closing sends what is left, as it would have done before.
+            drop(SockRef::from(stream).set_linger(Some(Duration::ZERO)));
         }
     }
 

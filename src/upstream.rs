@@ -5,39 +5,60 @@
 //! are made on demand by short-lived tasks, whose results come back as an [`Event`].
 //!
 //! - [`lane`]: which connections agree on what. [`connection`]: one socket and its in-flight queue.
-//! - [`connect`]: dial and handshake. [`pool`]: the bound on connections. [`sharing`]: who gets one when none is left.
-//! - [`error`]: what can go wrong, and what the client is told.
+//!   [`outgoing`]: the bytes of its requests. [`admission`]: how many it can answer in time.
+//! - [`dialling`]: how a lane comes by a connection. [`connect`]: dial and handshake. [`resolve`]: the server's name.
+//!   [`pool`]: the bound on connections. [`sharing`]: who gets one when none is left.
+//! - [`watch`]: deadlines, silence, and what is done about them. [`loss`]: what becomes of requests whose connection is
+//!   gone: asked again ([`budget`]), fenced off, or failed.
+//! - [`breaker`]: may a request try? [`supervisor`]: who may dial, and when? Both pure; [`jitter`] is their chance.
+//! - [`shared`]: what all workers share. [`error`]: what can go wrong, and what the client is told.
 //!
-//! What this module does not know: clients (only keys and wakers), commands, and other workers (only permits).
+//! What this module does not know: clients (only keys and wakers), commands, and other workers (only what is shared).
 
+pub(crate) mod admission;
+pub mod breaker;
+pub mod budget;
 pub(crate) mod connect;
 mod connection;
+mod dialling;
 mod error;
+mod jitter;
 mod lane;
+mod loss;
+mod outgoing;
 mod pool;
+mod resolve;
+mod shared;
 mod sharing;
+pub mod supervisor;
+mod watch;
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use slab::Slab;
-use tokio::sync::{Semaphore, mpsc};
-use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
+use breaker::{Change, State, Trial, View};
+use budget::Budget;
 pub use connect::{Address, Identity, Target};
 pub(crate) use connect::{LaneKey, Protocol};
-pub(crate) use connection::{ClientKey, InFlight, Outcome, Replies};
-use connection::{Connection, READ_BUFFER};
-pub(crate) use error::{Error, MAY_HAVE_RUN, NOT_SENT};
+pub(crate) use connection::{ClientKey, InFlight, Replies, Traits};
+use connection::{Connection, MAX_IN_FLIGHT, Made, READ_BUFFER, Sending};
+pub(crate) use error::{Error, Failure, Outcome, Why};
 use lane::Lane;
 pub(crate) use lane::{ConnectionId, LaneId, Use};
-use pool::{Permit, Permits};
+use loss::Fence;
+use pool::Permit;
+pub use shared::Config;
+pub(crate) use shared::Shared;
+use supervisor::Failover;
 
 use crate::buffer::{ChunkPool, Memory};
-use crate::transport::Transport;
 
 /// From so many requests in flight on it, a lane gets one more connection.
 const GROW_AT: usize = 512;
@@ -47,112 +68,34 @@ const MAX_LANES: usize = 4096;
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
-/// An idle connection is asked PING this often, so that neither side nor a firewall between forgets it.
-const PING_AFTER: Duration = Duration::from_secs(10);
+const COMMAND: &[u8] = b"*1\r\n$7\r\nCOMMAND\r\n";
 
-/// An idle connection is closed after this long, but for the worker's last.
-const RETIRE_AFTER: Duration = Duration::from_secs(60);
+/// The worker's clock counts in these.
+const TICK: Duration = Duration::from_millis(100);
 
-/// Bounds of the pause after a failed attempt: it doubles from the first to the second.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+/// Most a trial may take while the breaker is half-open, in ticks.
+const TRIAL_TICKS: u32 = 20;
 
-/// Dials under way at once in the whole process.
-const DIALS: usize = 2;
-
-/// Settings of the upstream side.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Where Redis is.
-    pub target: Target,
-    /// Most upstream connections of the process.
-    pub pool_size: usize,
-    /// Dial and handshake together.
-    pub connect_timeout: Duration,
-    /// Databases that are accepted unseen while Redis cannot be asked: 0 to this, exclusive.
-    pub databases: u32,
-    /// Workers that share the pool.
-    pub workers: usize,
-    /// Our host's name, as CLIENT LIST on the server shows it.
-    pub host: String,
-}
-
-/// What all workers share.
-pub(crate) struct Shared {
-    config: Config,
-    permits: Arc<Permits>,
-    dials: Semaphore,
-    /// How many dials failed, and how the last did: who waits for its turn to dial need not find out again.
-    failed: Mutex<(u64, Option<Error>)>,
-    identity: Identity,
-}
-
-impl Shared {
-    pub(crate) fn new(config: Config) -> Arc<Self> {
-        let permits = Permits::new(config.pool_size);
-        Arc::new(Self {
-            permits,
-            dials: Semaphore::new(DIALS),
-            failed: Mutex::default(),
-            identity: Identity::default(),
-            config,
-        })
-    }
-
-    /// Dials when it is its turn, unless another attempt fails meanwhile: one cause is one failure.
-    async fn dial(&self, key: LaneKey, name: &str) -> Result<Transport, Error> {
-        let before = self.failed().0;
-        // Closed never: the semaphore lives as long as the process.
-        let _turn = self.dials.acquire().await.map_err(|_| Error::Closed)?;
-        match &*self.failed() {
-            (count, Some(error)) if *count != before => return Err(error.clone()),
-            _ => {}
-        }
-        let (config, identity) = (&self.config, &self.identity);
-        let result = connect::connect(&config.target, key, name, identity, config.connect_timeout).await;
-        match &result {
-            // What is refused for one database or protocol may be granted for another.
-            Ok(_) | Err(Error::Database(_) | Error::Refused { .. }) => {}
-            Err(error) => {
-                let mut failed = self.failed();
-                *failed = (failed.0 + 1, Some(error.clone()));
-            }
-        }
-        result
-    }
-
-    fn failed(&self) -> MutexGuard<'_, (u64, Option<Error>)> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What the server said of itself, once it was reached.
-    pub(crate) fn identity(&self) -> &Identity {
-        &self.identity
-    }
-
-    /// The database of a client that never said SELECT.
-    pub(crate) fn default_database(&self) -> u32 {
-        self.config.target.database
-    }
-
-    /// Databases that are accepted unseen while Redis cannot be asked: 0 to this, exclusive.
-    pub(crate) fn databases(&self) -> u32 {
-        self.config.databases
-    }
-
-    /// Connections a worker may keep while another waits for a permit.
-    fn fair_share(&self) -> usize {
-        (self.permits.total() / self.config.workers.max(1)).max(1)
-    }
-}
-
-/// What comes back to a worker from the tasks that make connections, and from other workers.
+/// What comes to a worker from the tasks that make connections, from other workers, and from the supervisor.
 pub(crate) enum Event {
     /// An attempt to get a connection for a lane ended.
-    Made { lane: LaneId, usage: Use, switched: bool, result: Result<(Transport, Permit), Error> },
+    Made { lane: LaneId, usage: Use, switched: bool, result: Result<Made, Error> },
+    /// An attempt that was given up has succeeded after all.
+    Late { lane: LaneId, key: LaneKey, made: Made },
     /// A permit came free for this worker.
     Permit(Permit),
     /// A lane has waited for a quantum: time to look whose connection it gets.
     Rotate,
+    /// The supervisor's link changed: who waits may find a connection, or that there is none.
+    Link,
+    /// The breaker changed.
+    Breaker(Change),
+    /// It is time to dial once, to see whether Redis is back.
+    Probe,
+    /// Somebody hears nothing: ask for a sign of life.
+    Prove,
+    /// The server has become a replica: all connections are to be made anew.
+    Renew,
 }
 
 /// The answer to [`Upstream::reserve`].
@@ -178,10 +121,29 @@ pub(crate) struct Want {
     pub(crate) usage: Use,
 }
 
+/// A request about to be sent, without its bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Message {
+    /// Whose it is.
+    pub(crate) client: ClientKey,
+    pub(crate) traits: Traits,
+    /// When it arrived, in ticks, if it had to wait.
+    pub(crate) since: Option<u32>,
+    /// The deadline of the client's request before it, if that is still unanswered: replies come in order.
+    pub(crate) after: u32,
+}
+
 struct Entry {
     connection: Connection,
     serial: u64,
     lane: LaneId,
+    usage: Use,
+    /// When the server was asked for a sign of life because this connection is silent.
+    questioned: Option<Instant>,
+    /// Its PING is unanswered, and that was told as a failed health check.
+    struck: bool,
+    /// The renewal it was made after, see [`Event::Renew`].
+    renewal: u32,
 }
 
 /// One worker's upstream connections.
@@ -214,8 +176,34 @@ pub(crate) struct Upstream {
     failures: u32,
     /// The lowest database number that the server said is out of its range, and its words.
     beyond: Option<(u32, Error)>,
+    /// The lane that last missed a connection.
+    demand: Option<LaneId>,
+    /// The breaker as it was at the beginning of this batch.
+    view: View,
+    /// The permit of a trial that the next request may use.
+    trial: Option<Trial>,
+    /// Most requests in flight on a connection; smaller while the server recovers.
+    window: usize,
+    /// Writes that may still run on connections that are gone.
+    fences: Vec<Fence>,
+    fence_serial: u32,
+    /// Requests parked at lanes.
+    parked: usize,
+    budget: Budget,
+    /// Requests sent since the last tick.
+    sent: u64,
+    /// When the worker began, and how many ticks ago.
+    origin: Instant,
+    ticks: u32,
+    /// What a request may take in all, and a slow one, in ticks.
+    limit: u32,
+    slow_limit: u32,
+    /// The worker did not run for a while before the last tick.
+    overslept: bool,
     pool: ChunkPool,
     buffer: Box<[u8]>,
+    /// When something last came from the server on any connection; the other workers are told once a tick.
+    heard: Instant,
     now: Instant,
 }
 
@@ -229,6 +217,20 @@ impl Upstream {
     ) -> Self {
         Self {
             beyond: None,
+            demand: None,
+            view: shared.view(),
+            trial: None,
+            window: MAX_IN_FLIGHT,
+            fences: Vec::new(),
+            fence_serial: 0,
+            parked: 0,
+            budget: Budget::new(),
+            sent: 0,
+            origin: Instant::now(),
+            ticks: 0,
+            limit: ticks(shared.config.request_timeout),
+            slow_limit: ticks(shared.config.slow_request_timeout),
+            overslept: false,
             pool: ChunkPool::new(memory),
             shared,
             worker,
@@ -248,6 +250,7 @@ impl Upstream {
             making: 0,
             failures: 0,
             buffer: vec![0; READ_BUFFER].into_boxed_slice(),
+            heard: Instant::now(),
             now: Instant::now(),
         }
     }
@@ -255,6 +258,21 @@ impl Upstream {
     /// What all workers share.
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// Begins a batch: looks at the breaker.
+    pub(crate) fn look(&mut self) {
+        self.view = self.shared.view();
+    }
+
+    /// The worker's clock, in ticks of 100 ms.
+    pub(crate) fn ticks(&self) -> u32 {
+        self.ticks
+    }
+
+    /// True if a request that arrived then has no time left.
+    pub(crate) fn is_overdue(&self, since: u32) -> bool {
+        self.ticks.saturating_sub(since) >= self.limit
     }
 
     /// The lane of a database and protocol, for a client that is in it from now on.
@@ -302,50 +320,92 @@ impl Upstream {
         self.reserve(Want { client, lane, bound: None, usage: Use::Normal }, waker)
     }
 
-    /// True if the connection belongs to that lane.
+    /// True if the connection belongs to that lane and takes requests.
     pub(crate) fn is_of_lane(&self, id: ConnectionId, lane: LaneId) -> bool {
-        self.connections.get(id.slot).is_some_and(|entry| entry.serial == id.serial && entry.lane == lane)
+        self.connections
+            .get(id.slot)
+            .is_some_and(|entry| entry.serial == id.serial && entry.lane == lane && !entry.connection.is_sidelined())
     }
 
-    /// Finds the connection for a client's next request.
+    /// Finds the connection for a client's next request, if the breaker lets it through.
     pub(crate) fn reserve(&mut self, want: Want, waker: &Waker) -> Reserve {
-        if let Some(id) = want.bound {
-            return match self.connection(id) {
-                Some(connection) if connection.has_room() => Reserve::Ready(id),
-                Some(connection) => {
-                    connection.wait(want.client, waker);
-                    Reserve::Wait
+        match self.view.state {
+            State::Closed | State::Starting | State::Disabled => {}
+            State::Open | State::Isolated => return self.refuse(want.lane, Error::Open),
+            State::HalfOpen => {
+                if self.trial.is_none() {
+                    self.trial = self.shared.guard.try_trial(self.now);
                 }
-                // Cannot happen: a connection that goes answers its clients first, and they are free then.
-                None => Reserve::Unavailable(Error::Closed),
-            };
+                if self.trial.is_none() {
+                    return self.refuse(want.lane, Error::Open);
+                }
+            }
         }
-        let Some(best) = self.least_loaded(want.lane, want.usage) else {
-            return self.need(want, waker);
+        let best = match want.bound {
+            Some(id) => id,
+            None => {
+                let Some(best) = self.least_loaded(want.lane, want.usage) else { return self.need(want, waker) };
+                self.grow(want, best);
+                best
+            }
         };
-        self.grow(want, best);
         match self.connection(best) {
+            Some(connection) if connection.is_overloaded() => Reserve::Unavailable(Error::Overloaded),
             Some(connection) if connection.has_room() => Reserve::Ready(best),
             Some(connection) => {
                 connection.wait(want.client, waker);
                 Reserve::Wait
             }
+            // Cannot happen: a connection that goes answers its clients first, and they are free then.
             None => Reserve::Unavailable(Error::Closed),
         }
     }
 
-    /// Sends a request on a connection that [`Upstream::reserve`] has just named; its bytes are copied.
-    pub(crate) fn send(&mut self, id: ConnectionId, client: ClientKey, muted: bool, request: &[u8]) {
+    /// Notes that a lane's request was not let through.
+    fn refuse(&mut self, lane: LaneId, error: Error) -> Reserve {
+        self.demand = Some(lane);
+        self.shared.demand(self.worker);
+        Reserve::Unavailable(error)
+    }
+
+    /// Sends a request on a connection that [`Upstream::reserve`] has just named; its bytes are copied. Returns its
+    /// deadline.
+    pub(crate) fn send(&mut self, id: ConnectionId, message: Message, request: &[u8]) -> u32 {
+        let sending = self.sending(id, message);
+        let deadline = sending.deadline;
         if let Some(entry) = self.connections.get_mut(id.slot).filter(|entry| entry.serial == id.serial) {
-            entry.connection.send(client, muted, request, &mut self.pool);
+            entry.connection.send(sending, request, &mut self.pool);
         }
+        deadline
     }
 
     /// As [`Upstream::send`] for a large request, which is not copied.
-    pub(crate) fn send_owned(&mut self, id: ConnectionId, client: ClientKey, muted: bool, request: Vec<u8>) {
+    pub(crate) fn send_owned(&mut self, id: ConnectionId, message: Message, request: Vec<u8>) -> u32 {
+        let sending = self.sending(id, message);
+        let deadline = sending.deadline;
         if let Some(connection) = self.connection(id) {
-            connection.send_owned(client, muted, request);
+            connection.send_owned(sending, request);
         }
+        deadline
+    }
+
+    fn sending(&mut self, id: ConnectionId, message: Message) -> Sending {
+        if !self.fences.is_empty() {
+            self.raise_fences(id);
+        }
+        self.sent += 1;
+        let Message { client, traits, since, after } = message;
+        let limit = if traits.is_slow() { self.slow_limit } else { self.limit };
+        let trial = self.trial.take();
+        let allowed = if trial.is_some() { limit.min(TRIAL_TICKS) } else { limit };
+        let deadline = (since.unwrap_or(self.ticks) + allowed).max(after);
+        Sending { client, traits, deadline, view: self.view, trial }
+    }
+
+    /// Asks for COMMAND on the connection that a client of this protocol has just been sent to, to remember the reply.
+    pub(crate) fn capture_commands(&mut self, id: ConnectionId) {
+        let traits = Traits::new(true, true, false);
+        self.send(id, Message { client: ClientKey::CAPTURE, traits, since: None, after: 0 }, COMMAND);
     }
 
     /// One turn of a connection's task; ready when the connection is no more.
@@ -355,9 +415,23 @@ impl Upstream {
         let Some(entry) = self.connections.get_mut(id.slot).filter(|entry| entry.serial == id.serial) else {
             return Poll::Ready(());
         };
-        if let Err(error) = entry.connection.turn(cx, &mut self.buffer, &mut self.pool, clients, now) {
+        let result = entry.connection.turn(cx, &mut self.buffer, &mut self.pool, clients, now);
+        let (heard, sidelined) = (entry.connection.heard() == now, entry.connection.is_sidelined());
+        if entry.connection.has_news() {
+            self.attend_to(id, clients);
+        }
+        if let Err(error) = result {
             self.lose(id, &error, clients);
             return Poll::Ready(());
+        }
+        if heard {
+            self.heard = now;
+            if sidelined {
+                self.reinstate(id);
+            }
+        }
+        if self.parked > 0 {
+            self.place_all_parked();
         }
         if self.withdrawn > 0 {
             self.hand_over_if_at_rest(id);
@@ -365,58 +439,95 @@ impl Upstream {
         Poll::Pending
     }
 
-    /// Handles what a task or another worker sent. A new connection is returned: it needs a task that drives it.
-    pub(crate) fn handle(&mut self, event: Event) -> Option<ConnectionId> {
-        self.now = Instant::now();
-        if matches!(event, Event::Made { .. }) {
-            self.making -= 1;
+    /// Acts upon what a connection learnt in its turn.
+    fn attend_to(&mut self, id: ConnectionId, clients: &mut impl Replies) {
+        let Some(entry) = self.connections.get_mut(id.slot) else { return };
+        let (news, lane, renewal) = (entry.connection.news(), entry.lane, entry.renewal);
+        news.changes.into_iter().for_each(|change| self.shared.announce(change));
+        news.proof.into_iter().for_each(|asked| self.shared.prove(asked));
+        self.fences.retain(|fence| !news.fenced.contains(&fence.serial()));
+        if let Some(protocol) = self.lanes.get(lane).map(|lane| lane.key.protocol) {
+            news.captured.iter().for_each(|reply| self.shared.learn_commands(protocol, reply));
         }
+        if news.is_replica || !news.returned.is_empty() {
+            let look_elsewhere = self.is_failover(renewal);
+            for (unanswered, reply) in news.returned {
+                if look_elsewhere && unanswered.entry.traits.is_repeated() {
+                    let failure = Failure { outcome: Outcome::NotRun, why: Why::Replica };
+                    clients.fail(unanswered.entry, &unanswered.request, failure, &[]);
+                    clients.flush(&[]);
+                } else if look_elsewhere {
+                    self.park(lane, unanswered, clients);
+                } else {
+                    clients.deliver(unanswered.entry, &reply, 0..reply.len(), true);
+                    clients.flush(&reply);
+                }
+            }
+            self.obtain_if_bare(lane);
+            self.place_parked(lane);
+        }
+    }
+
+    /// A connection of that renewal said READONLY: whether that is a failover, so that there is a primary elsewhere. If so
+    /// all connections are made anew.
+    fn is_failover(&mut self, renewal: u32) -> bool {
+        let current = self.shared.renewals.load(Ordering::Relaxed);
+        if renewal < current {
+            // The server of an older connection is known to be a replica: another is asked already.
+            self.renew();
+            return true;
+        }
+        let fresh = renewal == current && current > 0;
+        match self.shared.supervise(|supervisor| supervisor.readonly(self.now, fresh)) {
+            Failover::Renew => {
+                tracing::warn!("the upstream is a replica now: looking for the primary");
+                self.shared.renewals.fetch_add(1, Ordering::Relaxed);
+                self.shared.broadcast(|| Event::Renew);
+                // Here at once: what is parked must not be sent there again.
+                self.renew();
+                true
+            }
+            Failover::PassOn => {
+                self.connections.iter_mut().for_each(|(_, entry)| entry.connection.pass_on_readonly(true));
+                false
+            }
+        }
+    }
+
+    /// Handles what a task or another worker sent. A new connection is returned: it needs a task that drives it.
+    pub(crate) fn handle(&mut self, event: Event, clients: &mut impl Replies) -> Option<ConnectionId> {
+        self.now = Instant::now();
+        self.look();
         match event {
-            Event::Made { lane, usage, result: Ok((transport, permit)), .. } => {
-                self.failures = 0;
-                Some(self.install(lane, usage, transport, permit))
-            }
-            // It was an old connection that had gone meanwhile, which says nothing about a new one.
-            Event::Made { lane, switched: true, result: Err(Error::Closed | Error::Io(_)), .. } => {
-                self.doubt_server();
-                self.lanes.get_mut(lane).into_iter().for_each(|lane| lane.pending -= 1);
-                self.obtain(lane, Use::Normal);
-                None
-            }
-            Event::Made { lane, result: Err(error), .. } => {
-                self.attempt_failed(lane, &error);
-                None
-            }
+            Event::Made { lane, usage, switched, result } => return self.made(lane, usage, switched, result, clients),
+            Event::Late { lane, key, made } => return self.arrived_late(lane, key, made),
             Event::Permit(permit) => {
                 self.queued = false;
                 if let Some(lane) = self.next_starved() {
                     self.dial(lane, Use::Normal, permit);
                     self.queue_for_permit();
                 }
-                None
             }
             Event::Rotate => {
                 self.rotating = false;
                 self.rotate();
-                None
             }
+            Event::Link => self.link_changed(clients),
+            Event::Breaker(change) => self.breaker_changed(change, clients),
+            Event::Probe => self.probe(),
+            Event::Prove => self.prove(),
+            Event::Renew => self.renew(),
         }
+        None
     }
 
-    /// Housekeeping, several times a second: PINGs, retirement, and connections that another worker needs.
-    pub(crate) fn tick(&mut self) {
+    /// Housekeeping, ten times a second: deadlines and silence, PINGs, retirement, and connections that another worker needs.
+    pub(crate) fn tick(&mut self, clients: &mut impl Replies) {
         self.now = Instant::now();
-        let now = self.now;
-        let mut spare = self.connections.len().saturating_sub(1);
-        for id in self.ids() {
-            let Some(connection) = self.connection(id).filter(|connection| connection.is_at_rest()) else { continue };
-            if spare > 0 && now.saturating_duration_since(connection.used()) >= RETIRE_AFTER {
-                spare -= 1;
-                self.discard(id);
-            } else if now.saturating_duration_since(connection.active()) >= PING_AFTER {
-                self.send(id, ClientKey::NOBODY, true, PING);
-            }
-        }
+        self.look();
+        self.trial = None;
+        self.watch(clients);
+        self.tend();
         if self.shared.permits.is_wanted() {
             self.rotate();
         }
@@ -426,208 +537,16 @@ impl Upstream {
         self.pool.trim();
     }
 
-    /// Makes the first connection at start, so that the first client finds one and we learn who the server is.
-    pub(crate) fn warm_up(&mut self, key: LaneKey) {
-        let lane = self.lane(key);
-        self.obtain(lane, Use::Normal);
-    }
-
     fn connection(&mut self, id: ConnectionId) -> Option<&mut Connection> {
-        self.connections.get_mut(id.slot).filter(|entry| entry.serial == id.serial).map(|entry| &mut entry.connection)
+        self.entry(id).map(|entry| &mut entry.connection)
     }
 
-    fn least_loaded(&self, lane: LaneId, usage: Use) -> Option<ConnectionId> {
-        let candidates = self.lanes.get(lane)?.candidates(usage);
-        let load = |id: &ConnectionId| {
-            let connection = self.connections.get(id.slot).map(|entry| &entry.connection);
-            connection.map_or(
-                usize::MAX,
-                |connection| if connection.has_room() { connection.in_flight() } else { usize::MAX },
-            )
-        };
-        match candidates {
-            [only] => Some(*only),
-            several => {
-                let roomy = several.iter().find(|id| load(id) < GROW_AT);
-                roomy.or_else(|| several.iter().min_by_key(|id| load(id))).copied()
-            }
-        }
-    }
-
-    /// Gets a lane one more connection where its present ones are busy, or where it has none for this use. Only a free
-    /// permit is taken for it: growth never takes a connection from another lane.
-    fn grow(&mut self, want: Want, best: ConnectionId) {
-        let Some(state) = self.lanes.get(want.lane) else { return };
-        let lacks_own = want.usage == Use::Bulk && state.bulk.is_empty();
-        let busy = self
-            .connections
-            .get(best.slot)
-            .is_some_and(|entry| entry.connection.in_flight() >= GROW_AT || !entry.connection.has_room());
-        if !(lacks_own || busy) {
-            return;
-        }
-        let paused = state.failure.as_ref().is_some_and(|(_, until)| self.now < *until);
-        if state.pending == 0
-            && !paused
-            && !self.shared.permits.is_wanted()
-            && self.starved.is_empty()
-            && let Some(permit) = self.shared.permits.try_acquire()
-        {
-            self.dial(want.lane, want.usage, permit);
-        }
-    }
-
-    /// The lane has no connection: says so while an attempt has just failed, else starts one and lets the client wait.
-    fn need(&mut self, want: Want, waker: &Waker) -> Reserve {
-        self.now = Instant::now();
-        let now = self.now;
-        let Some(lane) = self.lanes.get_mut(want.lane) else { return Reserve::Unavailable(Error::Closed) };
-        if let Some((error, until)) = &lane.failure
-            && now < *until
-        {
-            return Reserve::Unavailable(error.clone());
-        }
-        lane.waiting.insert(want.client, waker.clone());
-        if lane.pending == 0 && !lane.starved {
-            self.obtain(want.lane, Use::Normal);
-        }
-        Reserve::Wait
+    fn entry(&mut self, id: ConnectionId) -> Option<&mut Entry> {
+        self.connections.get_mut(id.slot).filter(|entry| entry.serial == id.serial)
     }
 
     fn ids(&self) -> Vec<ConnectionId> {
         self.connections.iter().map(|(slot, entry)| ConnectionId { slot, serial: entry.serial }).collect()
-    }
-
-    fn dial(&mut self, lane: LaneId, usage: Use, permit: Permit) {
-        let Some(state) = self.lanes.get_mut(lane) else { return };
-        state.pending += 1;
-        self.making += 1;
-        let (key, shared, events) = (state.key, Arc::clone(&self.shared), self.events.clone());
-        let name = format!("outrigger:{}:{}:lane", shared.config.host, self.worker);
-        spawn_local(async move {
-            // The wait for one's turn counts: no client waits longer than the connect timeout.
-            let attempt = timeout(shared.config.connect_timeout, shared.dial(key, &name));
-            let result = attempt.await.unwrap_or(Err(Error::Timeout));
-            let result = result.map(|transport| (transport, permit));
-            drop(events.send(Event::Made { lane, usage, switched: false, result }));
-        });
-    }
-
-    /// Puts a connection at rest to the use of another lane.
-    fn switch(&mut self, id: ConnectionId, to: LaneId) {
-        let Some((transport, permit, from)) = self.take(id) else { return };
-        let (Some(from), Some(lane)) = (self.lanes.get(from).map(|lane| lane.key), self.lanes.get_mut(to)) else {
-            return;
-        };
-        lane.pending += 1;
-        self.making += 1;
-        let (key, limit, events) = (lane.key, self.shared.config.connect_timeout, self.events.clone());
-        spawn_local(async move {
-            let result = connect::switch(transport, from, key, limit).await.map(|transport| (transport, permit));
-            drop(events.send(Event::Made { lane: to, usage: Use::Normal, switched: true, result }));
-        });
-    }
-
-    fn install(&mut self, lane: LaneId, usage: Use, transport: Transport, permit: Permit) -> ConnectionId {
-        self.serial += 1;
-        let connection = Connection::new(transport, permit, self.now);
-        let slot = self.connections.insert(Entry { connection, serial: self.serial, lane });
-        let id = ConnectionId { slot, serial: self.serial };
-        self.starved.retain(|starved| *starved != lane);
-        if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.pending -= 1;
-            lane.starved = false;
-            self.databases.insert(lane.key.database);
-            lane.failure = None;
-            lane.list_mut(usage).push(id);
-            lane.wake_waiting();
-        }
-        id
-    }
-
-    fn attempt_failed(&mut self, lane: LaneId, error: &Error) {
-        let refused_database = matches!(error, Error::Database(_));
-        if !refused_database {
-            tracing::warn!(%error, "cannot get an upstream connection");
-            self.failures = self.failures.saturating_add(1);
-        }
-        if let Error::Database(reply) = error
-            && reply.contains("out of range")
-            && let Some(refused) = self.lanes.get(lane).map(|lane| lane.key.database)
-            && self.beyond.as_ref().is_none_or(|(lowest, _)| refused < *lowest)
-        {
-            self.beyond = Some((refused, error.clone()));
-        }
-        let pause = PAUSE.0.saturating_mul(1 << self.failures.saturating_sub(1).min(8)).min(PAUSE.1);
-        let until = self.now + pause;
-        if let Some(state) = self.lanes.get_mut(lane) {
-            state.pending -= 1;
-        }
-        if refused_database {
-            self.refused_until = until;
-            self.vacate(lane, error, until);
-            return;
-        }
-        // One cause: what failed for this lane would fail for every other that waits. But what the server refuses in one
-        // protocol it may grant in the other: before Redis 6 it knows no HELLO.
-        let protocol = match error {
-            Error::Refused { .. } => self.lanes.get(lane).map(|lane| lane.key.protocol),
-            _ => None,
-        };
-        for (id, state) in self.lanes.iter_mut().enumerate() {
-            let concerned = protocol.is_none_or(|protocol| protocol == state.key.protocol);
-            if id == lane || (state.pending == 0 && concerned) {
-                state.failure = Some((error.clone(), until));
-                state.starved = false;
-                state.wake_waiting();
-            }
-        }
-        let lanes = &self.lanes;
-        self.starved.retain(|id| lanes.get(*id).is_some_and(|lane| lane.starved));
-    }
-
-    /// The next connection may reach another server, with other databases.
-    fn doubt_server(&mut self) {
-        self.shared.identity.doubt();
-        self.beyond = None;
-    }
-
-    /// The server has refused a lane's database. If that is because there is no such database and no client was ever let
-    /// into the lane, it is free for another. Otherwise it remembers the refusal for a while.
-    fn vacate(&mut self, id: LaneId, error: &Error, until: Instant) {
-        let Some(lane) = self.lanes.get_mut(id) else { return };
-        lane.failure = Some((error.clone(), until));
-        lane.wake_waiting();
-        let key = lane.key;
-        let Some(lowest) = self.beyond.as_ref().map(|(lowest, _)| *lowest).filter(|lowest| key.database >= *lowest)
-        else {
-            return;
-        };
-        // Nor do those exist that others are about to ask for.
-        for (id, lane) in self.lanes.iter_mut().enumerate() {
-            let hopeless = !lane.entered && lane.pending == 0 && lane.key.database >= lowest;
-            if hopeless && self.by_key.get(&lane.key) == Some(&id) {
-                self.by_key.remove(&lane.key);
-                self.vacant.push(id);
-                lane.starved = false;
-                lane.wake_waiting();
-            }
-        }
-        let lanes = &self.lanes;
-        self.starved.retain(|id| lanes.get(*id).is_some_and(|lane| lane.starved));
-    }
-
-    /// A connection failed: everybody who waits for a reply on it gets an error.
-    fn lose(&mut self, id: ConnectionId, error: &Error, clients: &mut impl Replies) {
-        let Some(entry) = self.remove(id) else { return };
-        self.doubt_server();
-        let in_flight = entry.connection.in_flight();
-        if in_flight > 0 || !matches!(error, Error::Closed) {
-            tracing::warn!(%error, in_flight, "lost an upstream connection");
-        } else {
-            tracing::info!("the upstream ended an idle connection");
-        }
-        entry.connection.close(&mut self.pool, clients);
     }
 
     fn remove(&mut self, id: ConnectionId) -> Option<Entry> {
@@ -636,20 +555,27 @@ impl Upstream {
         if entry.connection.is_withdrawn() {
             self.withdrawn -= 1;
         }
+        if !entry.connection.is_sidelined() {
+            self.shared.count_usable(false);
+        }
         if let Some(lane) = self.lanes.get_mut(entry.lane) {
             lane.remove(id);
         }
         Some(entry)
     }
 
-    fn take(&mut self, id: ConnectionId) -> Option<(Transport, Permit, LaneId)> {
+    fn take(&mut self, id: ConnectionId) -> Option<(Made, LaneId)> {
         let entry = self.remove(id)?;
-        let (transport, permit) = entry.connection.release();
-        Some((transport, permit, entry.lane))
+        Some((entry.connection.release(), entry.lane))
     }
 
     /// Closes a connection at rest; its permit passes on.
     fn discard(&mut self, id: ConnectionId) {
         drop(self.take(id));
     }
+}
+
+/// A length of time in ticks, at least one.
+fn ticks(time: Duration) -> u32 {
+    u32::try_from(time.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX / 2).max(1)
 }

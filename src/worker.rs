@@ -22,10 +22,9 @@ use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::buffer::Memory;
-use crate::client::listener::Seat;
+use crate::client::listener::{Newcomer, Seat};
 use crate::client::{self, Census, Clients};
-use crate::transport::Accepted;
-use crate::upstream::{self, ClientKey, ConnectionId, Event, LaneKey, Protocol, Upstream};
+use crate::upstream::{self, ClientKey, ConnectionId, Event, Upstream};
 
 /// Housekeeping happens this often; the sessions' clocks count it.
 const TICK: Duration = Duration::from_millis(100);
@@ -44,6 +43,9 @@ pub(crate) struct Setup {
     pub(crate) upstream: Arc<upstream::Shared>,
     pub(crate) memory: Arc<Memory>,
     pub(crate) census: Arc<Census>,
+    /// Where its events are sent, and where it takes them.
+    pub(crate) sender: mpsc::UnboundedSender<Event>,
+    pub(crate) events: mpsc::UnboundedReceiver<Event>,
 }
 
 /// The state of a worker, shared by the tasks of its thread.
@@ -83,14 +85,11 @@ pub(crate) fn start(setup: Setup) -> io::Result<Seat> {
 }
 
 /// Runs until the listeners are gone.
-async fn run(setup: Setup, count: Arc<AtomicUsize>, mut newcomers: mpsc::UnboundedReceiver<Accepted>) {
-    let (sender, mut events) = mpsc::unbounded_channel();
-    let clients = Clients::new(&setup.clients, Arc::clone(&setup.memory), setup.census, count);
-    let mut upstream = Upstream::new(setup.upstream, setup.index, setup.memory, sender);
-    if setup.index == 0 {
-        let database = upstream.shared().default_database();
-        upstream.warm_up(LaneKey { database, protocol: Protocol::Resp3 });
-    }
+async fn run(setup: Setup, count: Arc<AtomicUsize>, mut newcomers: mpsc::UnboundedReceiver<Newcomer>) {
+    let mut events = setup.events;
+    let clients =
+        Clients::new(&setup.clients, Arc::clone(&setup.upstream), Arc::clone(&setup.memory), setup.census, count);
+    let upstream = Upstream::new(setup.upstream, setup.index, setup.memory, setup.sender);
     let worker = Rc::new(RefCell::new(Worker { clients, upstream }));
     let mut ticks = interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -101,23 +100,23 @@ async fn run(setup: Setup, count: Arc<AtomicUsize>, mut newcomers: mpsc::Unbound
                 if count == 0 {
                     return;
                 }
-                arrived.drain(..).for_each(|socket| admit(&worker, socket));
+                arrived.drain(..).for_each(|newcomer| admit(&worker, newcomer));
             }
             Some(event) = events.recv() => handle(&worker, event),
             _ = ticks.tick() => {
                 let worker = &mut *worker.borrow_mut();
-                worker.clients.tick();
-                worker.upstream.tick();
+                worker.upstream.tick(&mut worker.clients);
+                worker.clients.tick(&worker.upstream);
             }
         }
     }
 }
 
-fn admit(worker: &Handle, socket: Accepted) {
+fn admit(worker: &Handle, newcomer: Newcomer) {
     let state = &mut *worker.borrow_mut();
-    match socket.register() {
+    match newcomer.socket.register() {
         Ok(transport) => {
-            let key = state.clients.admit(transport, &mut state.upstream);
+            let key = state.clients.admit(transport, newcomer.strict, &mut state.upstream);
             spawn_local(DriveClient { worker: Rc::clone(worker), key });
         }
         Err(error) => {
@@ -128,7 +127,10 @@ fn admit(worker: &Handle, socket: Accepted) {
 }
 
 fn handle(worker: &Handle, event: Event) {
-    let made = worker.borrow_mut().upstream.handle(event);
+    let made = {
+        let state = &mut *worker.borrow_mut();
+        state.upstream.handle(event, &mut state.clients)
+    };
     if let Some(id) = made {
         spawn_local(DriveConnection { worker: Rc::clone(worker), id });
     }

@@ -1,6 +1,7 @@
 //! One worker's clients: who is there, and the handing out of replies to them.
 
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -12,9 +13,10 @@ use super::Config;
 use super::session::{Session, TURN_BYTES};
 use super::state::State;
 use crate::buffer::{CHUNK, ChunkPool, Memory};
+use crate::command::degrade::Policy;
 use crate::resp::request::Limits;
 use crate::transport::Transport;
-use crate::upstream::{ClientKey, InFlight, LaneKey, Outcome, Protocol, Replies, Upstream};
+use crate::upstream::{ClientKey, ConnectionId, Failure, InFlight, LaneKey, Protocol, Replies, Shared, Upstream};
 
 /// A client that owes us the reading of more than this must make progress, in bytes.
 const SLOW_BACKLOG: usize = 1024 * 1024;
@@ -36,6 +38,9 @@ pub(super) struct Env {
     pub(super) stranger_limits: Limits,
     pub(super) password: Option<SecretString>,
     pub(super) output_limit: usize,
+    /// What clients are answered while Redis cannot be asked.
+    pub(super) policy: Rc<Policy>,
+    pub(super) upstream: Arc<Shared>,
     /// Borrowed by whoever reads.
     pub(super) read_buffer: Box<[u8]>,
     /// Requests rewritten in canonical form.
@@ -45,6 +50,8 @@ pub(super) struct Env {
     pub(super) answer: Vec<u8>,
     /// Tenths of a second since the worker began.
     pub(super) tick: u32,
+    /// Sessions whose requests wait for a connection.
+    pub(super) blocked: Vec<ClientKey>,
     /// Sessions whose large requests wait for memory.
     pub(super) thirsty: Vec<ClientKey>,
     /// Sessions that linger, and since when.
@@ -89,18 +96,27 @@ pub(crate) struct Clients {
 }
 
 impl Clients {
-    pub(crate) fn new(config: &Config, memory: Arc<Memory>, census: Arc<Census>, count: Arc<AtomicUsize>) -> Self {
+    pub(crate) fn new(
+        config: &Config,
+        upstream: Arc<Shared>,
+        memory: Arc<Memory>,
+        census: Arc<Census>,
+        count: Arc<AtomicUsize>,
+    ) -> Self {
         let env = Env {
             pool: ChunkPool::new(memory),
             limits: Limits::default(),
             stranger_limits: Limits { authenticated: false, ..Limits::default() },
             password: config.password.clone(),
             output_limit: config.output_limit,
+            policy: Rc::new(config.degrade.clone()),
+            upstream,
             read_buffer: vec![0; TURN_BYTES].into_boxed_slice(),
             rewritten: Vec::new(),
             reply: Vec::new(),
             answer: Vec::new(),
             tick: 0,
+            blocked: Vec::new(),
             thirsty: Vec::new(),
             lingering: Vec::new(),
             watched: Vec::new(),
@@ -109,7 +125,9 @@ impl Clients {
     }
 
     /// Takes in a client, which was counted when it was accepted; it needs a task that drives it.
-    pub(crate) fn admit(&mut self, transport: Transport, upstream: &mut Upstream) -> ClientKey {
+    ///
+    /// `strict`: it gets the error while Redis cannot be asked, and never an empty answer.
+    pub(crate) fn admit(&mut self, transport: Transport, strict: bool, upstream: &mut Upstream) -> ClientKey {
         self.generation = self.generation.wrapping_add(1);
         let database = upstream.shared().default_database();
         let id = self.census.next_id.fetch_add(1, Ordering::Relaxed);
@@ -117,7 +135,7 @@ impl Clients {
         let lane = upstream.lane(LaneKey { database, protocol: Protocol::Resp2 });
         let slot = self.sessions.vacant_entry();
         let key = ClientKey { slot: u32::try_from(slot.key()).unwrap_or(u32::MAX), generation: self.generation };
-        slot.insert(Box::new(Session::new(key, transport, state, lane)));
+        slot.insert(Box::new(Session::new(key, transport, state, strict, lane)));
         key
     }
 
@@ -126,6 +144,7 @@ impl Clients {
         let Some(session) = self.sessions.get_mut(key.slot as usize).filter(|session| session.key == key) else {
             return Poll::Ready(());
         };
+        upstream.look();
         if session.drive(cx, upstream, &mut self.env).is_pending() {
             return Poll::Pending;
         }
@@ -145,7 +164,9 @@ impl Clients {
     }
 
     /// Housekeeping, ten times a second.
-    pub(crate) fn tick(&mut self) {
+    pub(crate) fn tick(&mut self, upstream: &Upstream) {
+        let sessions = &mut self.sessions;
+        self.env.blocked.retain(|key| find(sessions, *key).is_some_and(|session| session.is_blocked(upstream)));
         let env = &mut self.env;
         env.tick += 1;
         let tick = env.tick;
@@ -216,19 +237,31 @@ impl Replies for Clients {
     fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool) {
         // A client that left has a tombstone here: its reply is dropped.
         let Some(session) = find(&mut self.sessions, entry.client) else { return };
-        session.deliver(entry.muted, buffer, range, complete, &mut self.env);
+        session.deliver(entry.traits.is_muted(), buffer, range, complete, &mut self.env);
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(entry.client.slot);
         }
     }
 
-    fn fail(&mut self, entry: InFlight, outcome: Outcome) {
+    fn fail(&mut self, entry: InFlight, request: &[u8], failure: Failure, buffer: &[u8]) {
         let Some(session) = find(&mut self.sessions, entry.client) else { return };
-        session.fail(entry.muted, outcome, &mut self.env);
+        session.fail(entry.traits, request, failure, buffer, &mut self.env);
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(entry.client.slot);
+        }
+    }
+
+    fn moved(&mut self, client: ClientKey) {
+        if let Some(session) = find(&mut self.sessions, client) {
+            session.moved();
+        }
+    }
+
+    fn kept(&mut self, client: ClientKey, id: ConnectionId) {
+        if let Some(session) = find(&mut self.sessions, client) {
+            session.kept(id);
         }
     }
 

@@ -74,6 +74,13 @@ impl fmt::Display for ListenAddress {
     }
 }
 
+/// An accepted socket on its way to a worker.
+pub(crate) struct Newcomer {
+    pub(crate) socket: Accepted,
+    /// It came over a strict listener.
+    pub(crate) strict: bool,
+}
+
 /// A socket that listens.
 pub(crate) enum Listener {
     Tcp(TcpListener),
@@ -84,7 +91,7 @@ pub(crate) enum Listener {
 #[derive(Clone)]
 pub(crate) struct Seat {
     /// Takes accepted sockets.
-    pub(crate) clients: mpsc::UnboundedSender<Accepted>,
+    pub(crate) clients: mpsc::UnboundedSender<Newcomer>,
     /// How many clients it has.
     pub(crate) count: Arc<AtomicUsize>,
 }
@@ -95,12 +102,18 @@ pub(crate) struct Reception {
     seats: Vec<Seat>,
     census: Arc<Census>,
     max_clients: usize,
+    strict: bool,
     refusals: Arc<Semaphore>,
 }
 
 impl Reception {
     pub(crate) fn new(seats: Vec<Seat>, census: Arc<Census>, max_clients: usize) -> Self {
-        Self { seats, census, max_clients, refusals: Arc::new(Semaphore::new(MAX_REFUSALS)) }
+        Self { seats, census, max_clients, strict: false, refusals: Arc::new(Semaphore::new(MAX_REFUSALS)) }
+    }
+
+    /// The same, for clients that never get an empty answer in an outage.
+    pub(crate) fn strict(&self) -> Self {
+        Self { strict: true, ..self.clone() }
     }
 
     /// Gives a socket to the worker with the fewest clients, or refuses it.
@@ -113,7 +126,7 @@ impl Reception {
         let Some(seat) = self.seats.iter().min_by_key(|seat| seat.count.load(Ordering::Relaxed)) else { return };
         seat.count.fetch_add(1, Ordering::Relaxed);
         // A worker only ends with the process.
-        drop(seat.clients.send(socket));
+        drop(seat.clients.send(Newcomer { socket, strict: self.strict }));
     }
 
     fn refuse(&self, socket: Accepted) {

@@ -21,6 +21,8 @@ mod output;
 
 use std::mem;
 use std::ops::Range;
+use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 pub(super) use intake::TURN_BYTES;
@@ -31,12 +33,15 @@ use super::local::{self, Answer};
 use super::refusal;
 use super::reply_queue::ReplyQueue;
 use super::state::State;
+use super::unserved::{self, Asked};
 use crate::buffer::ByteQueue;
-use crate::command::route::{self, Cause, Local, Route};
+use crate::command::route::{self, Cause, Local, Manner, Route};
 use crate::resp::build;
 use crate::resp::request::{Args, RequestScanner};
 use crate::transport::Transport;
-use crate::upstream::{ClientKey, ConnectionId, Error, LaneId, LaneKey, Reserve, Upstream, Use, Want};
+use crate::upstream::{
+    ClientKey, ConnectionId, Error, Failure, LaneId, LaneKey, Message, Protocol, Reserve, Traits, Upstream, Use, Want,
+};
 
 /// Requests taken from one client in one turn; then its neighbours have theirs.
 const TURN_REQUESTS: usize = 128;
@@ -72,7 +77,7 @@ enum Phase {
 enum Step {
     Done,
     Blocked,
-    Large { id: ConnectionId, muted: bool },
+    Large { id: ConnectionId, message: Message },
 }
 
 /// One turn of a session's task: what it may use, and how much of it is left.
@@ -94,6 +99,14 @@ pub(super) struct Session {
     lane: LaneId,
     /// The connection that holds the unanswered requests; none without any.
     bound: Option<ConnectionId>,
+    /// The deadline of the request sent last, in ticks of the worker.
+    due: u32,
+    /// Since when the requests at hand wait to be sent, in ticks of the worker.
+    since: Option<u32>,
+    /// It is in the list of those that wait.
+    blocked: bool,
+    /// It gets the error while Redis cannot be asked, and never an empty answer.
+    strict: bool,
     scanner: RequestScanner,
     /// Bytes read and not yet taken, from `position` on.
     input: Vec<u8>,
@@ -128,7 +141,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(key: ClientKey, transport: Transport, state: State, lane: LaneId) -> Self {
+    pub(super) fn new(key: ClientKey, transport: Transport, state: State, strict: bool, lane: LaneId) -> Self {
         Self {
             key,
             transport,
@@ -136,6 +149,10 @@ impl Session {
             state,
             lane,
             bound: None,
+            due: 0,
+            since: None,
+            blocked: false,
+            strict,
             scanner: RequestScanner::default(),
             input: Vec::new(),
             position: 0,
@@ -155,6 +172,16 @@ impl Session {
             patience: PATIENCE,
             bulk: (0, 0, 0),
         }
+    }
+
+    /// Its unanswered requests have left the connection they were sent on: nothing is sent before they are answered.
+    pub(super) fn moved(&mut self) {
+        self.bound = Some(ConnectionId::ELSEWHERE);
+    }
+
+    /// What it waited for may still run on that connection: its next request goes there too.
+    pub(super) fn kept(&mut self, id: ConnectionId) {
+        self.bound = Some(id);
     }
 
     /// Bytes of buffers that the client makes us hold.
@@ -222,7 +249,7 @@ impl Session {
             return step;
         }
         match route {
-            Route::Shared { slow } => self.forward(frame, slow, turn),
+            Route::Shared(manner) => self.forward(frame, manner, turn),
             Route::Local(local) => self.local(local, args, frame, turn),
             Route::Refused(cause) => {
                 let identity = turn.upstream.shared().identity();
@@ -259,7 +286,7 @@ impl Session {
         if local == Local::Hello && turn.upstream.shared().identity().greeting().is_none() {
             // The first contact is under way or fails; its outcome decides what we say of the server.
             let want = Want { client: self.key, lane: self.lane, bound: self.bound, usage: Use::Normal };
-            if matches!(turn.upstream.reserve(want, turn.cx.waker()), Reserve::Wait) {
+            if matches!(turn.upstream.reserve(want, turn.cx.waker()), Reserve::Wait) && self.may_wait(turn) {
                 return Step::Blocked;
             }
         }
@@ -275,7 +302,7 @@ impl Session {
         };
         let answer = local::answer(local, args, state, &answer_env, &mut out);
         let step = match answer {
-            Answer::Forward => self.forward(frame, false, turn),
+            Answer::Forward => self.forward(frame, Manner::default(), turn),
             Answer::Select(database) => self.select(database, turn),
             Answer::Silent => Step::Done,
             Answer::Shown => {
@@ -306,14 +333,13 @@ impl Session {
             let key = LaneKey { database, ..self.lane_key() };
             match turn.upstream.try_database(key, self.key, turn.cx.waker()) {
                 Reserve::Ready(_) => {}
-                Reserve::Wait => return Step::Blocked,
+                Reserve::Wait if self.may_wait(turn) => return Step::Blocked,
                 Reserve::Unavailable(Error::Database(reply)) => {
                     return self.answer_with(turn.env, |out| build::error(&reply, out));
                 }
-                Reserve::Unavailable(_) if database < turn.upstream.shared().databases() => {}
-                Reserve::Unavailable(error) => {
-                    return self.answer_with(turn.env, |out| out.extend_from_slice(&error.reply()));
-                }
+                Reserve::Wait | Reserve::Unavailable(_) if database < turn.upstream.shared().databases() => {}
+                Reserve::Wait => return self.unavailable(&[], &Error::Overdue, turn),
+                Reserve::Unavailable(error) => return self.unavailable(&[], &error, turn),
             }
         }
         self.state.database = database;
@@ -325,31 +351,89 @@ impl Session {
     }
 
     /// Sends a request over the client's lane.
-    fn forward(&mut self, frame: &[u8], slow: bool, turn: &mut Turn<'_, '_>) -> Step {
-        let usage = if slow || turn.env.tick < self.bulk.2 { Use::Bulk } else { Use::Normal };
-        let want = Want { client: self.key, lane: self.lane, bound: self.bound, usage };
-        if self.bound.is_some_and(|id| !turn.upstream.is_of_lane(id, self.lane)) {
-            // A change of lane is a barrier: what is unanswered on the old one comes first.
-            self.wake_at = Some(0);
-            return Step::Blocked;
+    fn forward(&mut self, frame: &[u8], manner: Manner, turn: &mut Turn<'_, '_>) -> Step {
+        let usage = if manner.slow || turn.env.tick < self.bulk.2 { Use::Bulk } else { Use::Normal };
+        if self.since.is_some_and(|since| turn.upstream.is_overdue(since)) {
+            // No time is left for a reply.
+            return self.unavailable(frame, &Error::Overdue, turn);
         }
-        match turn.upstream.reserve(want, turn.cx.waker()) {
+        if self.replies.forwarded() == 0
+            && let Some(id) = self.bound
+            && !turn.upstream.is_of_lane(id, self.lane)
+        {
+            // It was kept there, and goes elsewhere now.
+            turn.upstream.leave(id);
+            self.bound = None;
+        }
+        let want = Want { client: self.key, lane: self.lane, bound: self.bound, usage };
+        let reserved = if self.bound.is_some_and(|id| !turn.upstream.is_of_lane(id, self.lane)) {
+            // A change of connection is a barrier: what is unanswered on the old one comes first.
+            self.wake_at = Some(0);
+            Reserve::Wait
+        } else {
+            turn.upstream.reserve(want, turn.cx.waker())
+        };
+        if matches!(reserved, Reserve::Wait) && self.replies.forwarded() > 0 {
+            // Once it has all its replies it is free to go elsewhere.
+            self.wake_at = Some(0);
+        }
+        match reserved {
             Reserve::Ready(id) => {
                 if frame.len() >= BULK_ITEM {
                     self.count_bulk(frame.len(), turn.env.tick);
                 }
-                let muted = self.state.mutes_next();
+                let traits = Traits::new(manner.slow, manner.repeatable, manner.script)
+                    .muted(self.state.mutes_next())
+                    .resp3(self.state.protocol == Protocol::Resp3);
+                let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
+                let message = Message { client: self.key, traits, since: self.since, after };
                 self.bound = Some(id);
                 self.replies.forward();
                 if frame.len() >= OWN_BUFFER {
-                    return Step::Large { id, muted };
+                    return Step::Large { id, message };
                 }
-                turn.upstream.send(id, self.key, muted, frame);
+                self.due = turn.upstream.send(id, message, frame);
+                if manner.remembered && turn.upstream.shared().commands(self.state.protocol).is_none() {
+                    turn.upstream.capture_commands(id);
+                }
                 Step::Done
             }
-            Reserve::Wait => Step::Blocked,
-            Reserve::Unavailable(error) => self.answer_with(turn.env, |out| out.extend_from_slice(&error.reply())),
+            Reserve::Wait if self.may_wait(turn) => Step::Blocked,
+            Reserve::Wait => self.unavailable(frame, &Error::Overdue, turn),
+            Reserve::Unavailable(error) => self.unavailable(frame, &error, turn),
         }
+    }
+
+    /// Answers a request that is not sent.
+    fn unavailable(&mut self, request: &[u8], error: &Error, turn: &mut Turn<'_, '_>) -> Step {
+        if let Error::Database(reply) = error {
+            return self.answer_with(turn.env, |out| build::error(reply, out));
+        }
+        let (protocol, strict) = (self.state.protocol, self.strict);
+        let (policy, upstream) = (Rc::clone(&turn.env.policy), Arc::clone(&turn.env.upstream));
+        let asked = Asked { request, protocol, strict, policy: &policy, upstream: &upstream };
+        self.answer_with(turn.env, |out| unserved::answer(&asked, Failure::not_sent(error.why()), out))
+    }
+
+    /// Whether the request at hand has time left to wait. If so somebody looks whether that is still so.
+    fn may_wait(&mut self, turn: &mut Turn<'_, '_>) -> bool {
+        let since = *self.since.get_or_insert_with(|| turn.upstream.ticks());
+        if turn.upstream.is_overdue(since) {
+            return false;
+        }
+        if !mem::replace(&mut self.blocked, true) {
+            turn.env.blocked.push(self.key);
+        }
+        true
+    }
+
+    /// True while requests wait to be sent; wakes the task when they have waited long enough.
+    pub(super) fn is_blocked(&mut self, upstream: &Upstream) -> bool {
+        self.blocked = self.since.is_some();
+        if self.since.is_some_and(|since| upstream.is_overdue(since)) {
+            self.wake();
+        }
+        self.blocked
     }
 
     /// Notes bulk traffic, see [`BULK_RATE`]. Ten ticks are a second.

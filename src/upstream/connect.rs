@@ -4,6 +4,7 @@
 //! pipelined behind other commands, redis#15640). Only a connection that has answered PING is handed over, so a server
 //! that is still loading its data is not used. This is the slow path: here replies are decoded into trees.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::path::PathBuf;
@@ -15,10 +16,12 @@ use redis_protocol::resp3::decode::complete::decode;
 use redis_protocol::resp3::types::{OwnedFrame, Resp3Frame};
 use secrecy::{ExposeSecret, SecretString};
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
-use tokio::time::timeout;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout};
 
-use super::error::Error;
+use super::error::{Error, cannot_serve};
+use super::resolve::Resolver;
 use crate::resp::inline;
 use crate::resp::reply::{Advance, ReplyScanner};
 use crate::transport::Transport;
@@ -26,8 +29,12 @@ use crate::transport::Transport;
 /// Largest handshake reply, in bytes; a server that says more is not Redis.
 const MAX_REPLY: usize = 1024 * 1024;
 
-/// First words of errors that concern the server and not the request.
-const CANNOT_SERVE: [&str; 4] = ["LOADING ", "BUSY ", "MASTERDOWN ", "CLUSTERDOWN "];
+/// A server that says it cannot serve yet is asked again on the same connection after so long; dialling anew would cost it
+/// more.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// An id that no connection will ever have: killing it shows whether we may kill at all.
+const NO_SUCH_ID: &[u8] = b"9223372036854775807";
 
 /// Where Redis is and who we are there.
 #[derive(Debug, Clone)]
@@ -85,6 +92,8 @@ pub struct Identity {
     greeting: Mutex<Option<Arc<Greeting>>>,
     /// The greeting may be that of another server than is there now.
     stale: AtomicBool,
+    /// The server lets us use CLIENT KILL.
+    may_kill: AtomicBool,
 }
 
 /// The server's replies to HELLO, as it sent them.
@@ -94,8 +103,9 @@ pub(crate) struct Greeting {
     pub(crate) resp2: Vec<(Vec<u8>, Vec<u8>)>,
     /// Names and values of HELLO 3, each a whole frame.
     pub(crate) resp3: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Major and minor version of Redis that the server is like.
+    /// Major and minor version of Redis that the server is like, and the whole of it.
     pub(crate) version: (u32, u32),
+    pub(crate) version_text: String,
 }
 
 impl Identity {
@@ -107,6 +117,11 @@ impl Identity {
     /// True if the server reached last is like a Redis before this version.
     pub(crate) fn is_before(&self, major: u32, minor: u32) -> bool {
         self.greeting().is_some_and(|greeting| greeting.version < (major, minor))
+    }
+
+    /// True if the server lets us use CLIENT KILL, as far as we know.
+    pub(crate) fn may_kill(&self) -> bool {
+        self.may_kill.load(Ordering::Relaxed)
     }
 
     /// A connection was lost: the next may reach another server, which is to be asked again.
@@ -130,9 +145,10 @@ impl Greeting {
         let (resp2, resp3) = (pairs(resp2)?, pairs(resp3)?);
         let version = resp3.iter().find(|(name, _)| name == b"$7\r\nversion\r\n").map(|(_, value)| value);
         let text = String::from_utf8_lossy(version?).into_owned();
-        let mut numbers = text.lines().nth(1)?.split('.').map(|number| number.parse().unwrap_or(0));
+        let version_text = text.lines().nth(1)?.to_owned();
+        let mut numbers = version_text.split('.').map(|number| number.parse().unwrap_or(0));
         let version = (numbers.next()?, numbers.next().unwrap_or(0));
-        Some(Self { resp2, resp3, version })
+        Some(Self { resp2, resp3, version, version_text })
     }
 }
 
@@ -153,40 +169,108 @@ fn pairs(reply: &[u8]) -> Option<Vec<(Vec<u8>, Vec<u8>)>> {
     Some(pairs)
 }
 
-/// Dials, shakes hands and returns a connection at rest in the state of `lane`.
+/// Our end of a connection as the server knows it: its CLIENT ID there, and our address as it sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Peer {
+    pub(crate) id: u64,
+    pub(crate) address: String,
+}
+
+/// How to get a connection.
+pub(crate) struct Attempt<'a> {
+    /// Where, and who we are there.
+    pub(crate) target: &'a Target,
+    /// The state it is to be in.
+    pub(crate) lane: LaneKey,
+    /// What CLIENT LIST is to show.
+    pub(crate) name: &'a str,
+    /// What is known of the server, and learnt of it.
+    pub(crate) identity: &'a Identity,
+    /// The addresses of its name.
+    pub(crate) resolver: &'a Arc<Resolver>,
+    /// Called when it leaves, after the name was resolved.
+    pub(crate) leaves: &'a (dyn Fn() + Sync),
+    /// How long all addresses together may take to be connected.
+    pub(crate) limit: Duration,
+    /// What was sent and is not acknowledged for so long ends the connection.
+    pub(crate) user_timeout: Duration,
+    /// How far it has come.
+    pub(crate) progress: &'a Progress,
+}
+
+/// How far an attempt has come, for those who wait for it.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    state: RefCell<(bool, Option<Error>)>,
+    news: Notify,
+}
+
+impl Progress {
+    /// True once something took our connection: it may answer yet, however late.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.state.borrow().0
+    }
+
+    /// Waits until the server says that it cannot serve now. The attempt goes on meanwhile.
+    pub(crate) async fn refusal(&self) -> Error {
+        loop {
+            if let Some(error) = self.state.borrow().1.clone() {
+                return error;
+            }
+            self.news.notified().await;
+        }
+    }
+}
+
+/// Dials, shakes hands and returns a connection at rest in the state asked for, with what the server calls it, and when the
+/// last question was asked that the server answered. Goes on as long as the server is silent or says that it cannot serve yet: the caller sets the limit.
+///
+/// # Errors
+/// Why it could not be had.
+pub(crate) async fn connect(attempt: &Attempt<'_>) -> Result<(Transport, Option<Peer>, Instant), Error> {
+    let mut wire = Wire { transport: attempt.dial().await? };
+    attempt.progress.state.borrow_mut().0 = true;
+    let uncertain = !attempt.identity.is_certain();
+    wire.greet(attempt.target, attempt.lane.protocol, attempt.identity).await?;
+    while let Err(error) = wire.expect("PING", &[b"PING"]).await {
+        if !error.is_for_now() {
+            return Err(error);
+        }
+        attempt.progress.state.borrow_mut().1 = Some(error);
+        attempt.progress.news.notify_waiters();
+        sleep(ASK_AGAIN).await;
+    }
+    // Older servers and strict ACLs refuse the name; it only helps whoever reads CLIENT LIST.
+    wire.ask(&[b"CLIENT", b"SETNAME", attempt.name.as_bytes()]).await?;
+    let asked = Instant::now();
+    let peer = wire.peer().await?;
+    if uncertain {
+        let killed = wire.ask(&[b"CLIENT", b"KILL", b"ID", NO_SUCH_ID]).await?;
+        attempt.identity.may_kill.store(matches!(killed, OwnedFrame::Number { .. }), Ordering::Relaxed);
+    }
+    if attempt.lane.database != 0 {
+        wire.select(attempt.lane.database).await?;
+    }
+    Ok((wire.transport, peer, asked))
+}
+
+/// A connection for whoever wants to ask a few things: dial, HELLO, PING.
 ///
 /// # Errors
 /// Why it could not be had; [`Error::Timeout`] after `limit` in all.
-pub(crate) async fn connect(
-    target: &Target,
-    lane: LaneKey,
-    name: &str,
-    identity: &Identity,
-    limit: Duration,
-) -> Result<Transport, Error> {
-    open(target, lane, name, identity, limit).await.map(|wire| wire.transport)
-}
-
-/// As [`connect`], for whoever wants to go on asking.
-///
-/// # Errors
-/// As [`connect`].
-pub(crate) async fn open(
-    target: &Target,
-    lane: LaneKey,
-    name: &str,
-    identity: &Identity,
-    limit: Duration,
-) -> Result<Wire, Error> {
+pub(crate) async fn open(target: &Target, lane: LaneKey, name: &str, limit: Duration) -> Result<Wire, Error> {
+    let (identity, resolver, progress) = (Identity::default(), Arc::<Resolver>::default(), Progress::default());
+    let (identity, resolver, progress) = (&identity, &resolver, &progress);
+    let attempt =
+        Attempt { target, lane, name, identity, resolver, leaves: &|| (), limit, user_timeout: limit, progress };
     let steps = async {
-        let mut wire = Wire { transport: dial(&target.address).await? };
+        let mut wire = Wire { transport: attempt.dial().await? };
         wire.greet(target, lane.protocol, identity).await?;
-        // Older servers and strict ACLs refuse the name; it only helps whoever reads CLIENT LIST.
+        wire.expect("PING", &[b"PING"]).await?;
         wire.ask(&[b"CLIENT", b"SETNAME", name.as_bytes()]).await?;
         if lane.database != 0 {
             wire.select(lane.database).await?;
         }
-        wire.expect("PING", &[b"PING"]).await?;
         Ok(wire)
     };
     timeout(limit, steps).await.unwrap_or(Err(Error::Timeout))
@@ -216,35 +300,46 @@ pub(crate) async fn switch(
     timeout(limit, steps).await.unwrap_or(Err(Error::Timeout))
 }
 
-/// Resolves the name and tries every address in turn.
-async fn dial(address: &Address) -> Result<Transport, Error> {
-    let (host, port) = match address {
-        Address::Tcp(host, port) => (host.as_str(), *port),
-        Address::Unix(path) => {
-            let stream = UnixStream::connect(path).await;
-            return stream.map(Transport::Unix).map_err(|error| Error::Connect(format!("{address}: {error}")));
-        }
-    };
-    let addresses = lookup_host((host, port)).await.map_err(|error| Error::Resolve(format!("`{host}`: {error}")))?;
-    let mut last = Error::Resolve(format!("`{host}` has no address"));
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                prepare(&stream)?;
-                return Ok(Transport::Tcp(stream));
+impl Attempt<'_> {
+    /// Resolves the name and tries every address in turn, each for its share of the time.
+    async fn dial(&self) -> Result<Transport, Error> {
+        let address = &self.target.address;
+        let (host, port) = match address {
+            Address::Tcp(host, port) => (host.as_str(), *port),
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await;
+                return stream.map(Transport::Unix).map_err(|error| Error::Connect(format!("{address}: {error}")));
             }
-            Err(error) => last = Error::Connect(format!("{address}: {error}")),
+        };
+        let addresses = self.resolver.addresses(host, port).await?;
+        (self.leaves)();
+        let share = self.limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+        let mut last = Error::Resolve(format!("`{host}` has no address"));
+        for address in addresses {
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    prepare(&stream, self.user_timeout)?;
+                    return Ok(Transport::Tcp(stream));
+                }
+                Ok(Err(error)) => last = Error::Connect(format!("{address}: {error}")),
+                Err(_) => last = Error::Timeout,
+            }
+            // It may have left later than we meant it to, on a busy machine.
+            (self.leaves)();
         }
+        Err(last)
     }
-    Err(last)
 }
 
-/// Socket options of an upstream connection: no Nagle delay, and keepalive probes that notice a silent peer in 45 s.
-fn prepare(stream: &TcpStream) -> io::Result<()> {
+/// Socket options of an upstream connection: no Nagle delay, keepalive probes that notice a silent peer in 45 s, and
+/// TCP_USER_TIMEOUT (RFC 5482), without which the kernel goes on for a quarter of an hour to send to a peer that is gone.
+fn prepare(stream: &TcpStream, user_timeout: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_user_timeout(Some(user_timeout))?;
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(5)).with_retries(3);
-    SockRef::from(stream).set_tcp_keepalive(&keepalive)
+    socket.set_tcp_keepalive(&keepalive)
 }
 
 /// A connection that is asked one question at a time.
@@ -288,6 +383,18 @@ impl Wire {
         }
     }
 
+    /// What the server calls this connection; unknown where it does not say (before Redis 6.2, or by ACL).
+    async fn peer(&mut self) -> Result<Option<Peer>, Error> {
+        let reply = self.ask(&[b"CLIENT", b"INFO"]).await?;
+        let (OwnedFrame::BlobString { data, .. } | OwnedFrame::VerbatimString { data, .. }) = reply else {
+            return Ok(None);
+        };
+        let text = String::from_utf8_lossy(&data);
+        let field = |name: &str| text.split_ascii_whitespace().find_map(|field| field.strip_prefix(name));
+        let id = field("id=").and_then(|id| id.parse().ok());
+        Ok(id.zip(field("addr=")).map(|(id, address)| Peer { id, address: address.to_owned() }))
+    }
+
     async fn authenticate(&mut self, target: &Target) -> Result<(), Error> {
         let Some(password) = &target.password else { return Ok(()) };
         let password = password.expose_secret().as_bytes();
@@ -299,8 +406,8 @@ impl Wire {
 
     async fn select(&mut self, database: u32) -> Result<(), Error> {
         match self.ask(&[b"SELECT", database.to_string().as_bytes()]).await? {
-            // These say that the server cannot serve now, whatever the database.
-            OwnedFrame::SimpleError { data, .. } if CANNOT_SERVE.iter().any(|code| data.starts_with(code)) => {
+            // It cannot serve now, whatever the database.
+            OwnedFrame::SimpleError { data, .. } if cannot_serve(data.as_bytes()) => {
                 Err(Error::Refused { step: "SELECT", reply: data })
             }
             OwnedFrame::SimpleError { data, .. } => Err(Error::Database(data)),

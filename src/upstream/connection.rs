@@ -10,11 +10,17 @@
 //!   client A ──GET c──┘   in flight: A     B     A   ◀── replies, in order
 //! ```
 //!
+//! A request's bytes are kept until it is answered ([`super::outgoing`]), so that a read can be asked again elsewhere. One
+//! whose deadline passes becomes a tombstone like that of a client that left; `overdue` holds this side of it.
+//!
 //! Invariants: reading and writing advance independently at every poll (two full socket buffers would deadlock a
 //! connection that waits for its write before it reads). A reply that nobody waits for, or bytes that are no reply, end
 //! the connection: it is never resynchronised, because an error of one would give every client another's data.
 //! Reading never stops because a client does not take its replies; it is slowed down, a millisecond at a time, while a
 //! client that keeps taking a very large one lags behind ([`Replies::lags`]).
+
+mod entry;
+mod overdue;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -27,14 +33,21 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::error::Error;
+pub(crate) use entry::{ClientKey, InFlight, Replies, Sending, Traits, Unanswered};
+pub(crate) use overdue::Slot;
+
+use super::admission::Admission;
+use super::breaker::{Change, Trial, View};
+use super::connect::Peer;
+use super::error::{Error, Failure, Outcome, Why, cannot_serve};
+use super::outgoing::Outgoing;
 use super::pool::Permit;
-use crate::buffer::{ByteQueue, ChunkPool, MAX_SLICES};
+use crate::buffer::{ChunkPool, MAX_SLICES};
 use crate::resp::reply::{Advance, Kind, ReplyScanner};
 use crate::transport::Transport;
 
 /// Most requests in flight on one connection.
-const MAX_IN_FLIGHT: usize = 16_384;
+pub(crate) const MAX_IN_FLIGHT: usize = 16_384;
 
 /// Most bytes of requests in flight on one connection; one request may pass it, if it was below before.
 const MAX_IN_FLIGHT_BYTES: u64 = 4 * 1024 * 1024;
@@ -52,77 +65,90 @@ const PACE: Duration = Duration::from_millis(1);
 /// Size of the worker's read buffer for upstream connections.
 pub(crate) const READ_BUFFER: usize = STREAM_FROM + READ_TURN;
 
-/// Names a client to its worker. The generation tells a client from a later one in the same slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct ClientKey {
-    /// Index in the worker's list of clients.
-    pub(crate) slot: u32,
-    /// Counts the clients of this worker.
-    pub(crate) generation: u32,
+/// Longest reply to a request of our own that is kept, in bytes.
+const MAX_CAPTURED: usize = 4 * 1024 * 1024;
+
+/// What a connection learnt in its turn, for its owner to act upon.
+#[derive(Default)]
+pub(crate) struct News {
+    /// Writes that the server refused because it is a replica, each the only request of its client here.
+    pub(crate) returned: Vec<(Unanswered, Vec<u8>)>,
+    /// It refused others too, which were told.
+    pub(crate) is_replica: bool,
+    /// Fences that were answered, by their serial.
+    pub(crate) fenced: Vec<u32>,
+    /// When the sign of life that came was asked for.
+    pub(crate) proof: Option<Instant>,
+    /// Whole replies to [`ClientKey::CAPTURE`].
+    pub(crate) captured: Vec<Vec<u8>>,
+    /// What trials have made of the breaker.
+    pub(crate) changes: Vec<Change>,
 }
 
-impl ClientKey {
-    /// Nobody: entries of our own requests.
-    pub(crate) const NOBODY: Self = Self { slot: u32::MAX, generation: u32::MAX };
-}
-
-/// An in-flight entry: whose request it is, and how far in the stream it reaches.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct InFlight {
-    /// Who gets the reply.
-    pub(crate) client: ClientKey,
-    /// The reply is due, but not to be shown (CLIENT REPLY OFF or SKIP).
-    pub(crate) muted: bool,
-    /// Offset behind the request's last byte in everything ever sent on this connection.
-    end: u64,
-}
-
-/// Whether a request whose reply will not come can have run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Its last byte was not handed to the kernel: it cannot have run.
-    NotSent,
-    /// It was sent; whether it ran is unknown.
-    Unknown,
-}
-
-/// The clients' side, as upstream sees it: somebody who takes replies.
-pub(crate) trait Replies {
-    /// Takes `buffer[range]`, the next bytes of the reply to `entry`; with `complete` they end it. The bytes need not be
-    /// copied before [`Replies::flush`].
-    fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool);
-    /// The reply to `entry` will not come, or not the rest of it.
-    fn fail(&mut self, entry: InFlight, outcome: Outcome);
-    /// True if this client has much to take still and is worth waiting a moment for; it is not for long if it takes
-    /// nothing.
-    fn lags(&mut self, client: ClientKey) -> bool;
-    /// Ends a batch: everything delivered leaves now, while `buffer` is still what it was.
-    fn flush(&mut self, buffer: &[u8]);
+/// A socket that was dialled, greeted and admitted.
+pub(crate) struct Made {
+    pub(crate) transport: Transport,
+    pub(crate) permit: Permit,
+    /// What the server calls it, if it says so.
+    pub(crate) peer: Option<Peer>,
+    /// When it was asked something that the server has answered since.
+    pub(crate) asked: Instant,
 }
 
 /// A shared connection in service.
 pub(crate) struct Connection {
     transport: Transport,
     permit: Permit,
-    outgoing: ByteQueue,
+    /// What the server calls it, if it says so.
+    peer: Option<Peer>,
+    outgoing: Outgoing,
     in_flight: VecDeque<InFlight>,
     scanner: ReplyScanner,
     /// The beginning of an incomplete reply.
     held_back: Vec<u8>,
     /// The incomplete reply is too long to hold back: its bytes go on as they come.
     streaming: bool,
-    /// Bytes accepted, handed to the kernel, and covered by replies, since the beginning.
-    accepted: u64,
-    written: u64,
+    /// Offset of the requests up to which replies came.
     answered: u64,
+    /// Most requests in flight just now; smaller while the server recovers.
+    window: usize,
+    admission: Admission,
     /// Takes no new request; it comes to rest and is put to another use.
     withdrawn: bool,
+    /// READONLY is passed on to clients, because it is what the present primary says.
+    passes_on_readonly: bool,
+    /// It has answered a client's request.
+    served: bool,
+    /// Takes no new request until it has shown that it works; see [`super::Upstream`]'s `watch`.
+    sidelined: bool,
     /// When it was put to its present use, when it last had any traffic, and when a client last used it.
     since: Instant,
     active: Instant,
     used: Instant,
+    /// When something last came from the server, when replies last came, and since when some are due.
+    heard: Instant,
+    replied: Instant,
+    busy_since: Instant,
     /// A client's request was added since the last turn.
     fresh: bool,
+    /// The view of the breaker under which the last request was sent, and from which offset on that holds.
+    view: View,
+    view_from: u64,
+    /// In the present slot of 100 ms: a request of this view was answered; something failed.
+    succeeded: bool,
+    failed: bool,
+    /// Trials under way, each with the offset behind its request.
+    trials: VecDeque<(u64, Trial)>,
+    /// The earliest deadline of a request in flight, or an earlier one.
+    next_deadline: u32,
+    /// Requests in flight whose deadline has passed.
+    late: usize,
+    /// The serial of the last fence sent here.
+    pub(super) fences: u32,
+    captured: Vec<u8>,
+    /// When a sign of life was asked for here that has not come yet.
+    proof_asked: Option<Instant>,
+    news: News,
     /// The task that drives it, and whether that was woken since its last turn.
     task: Option<Waker>,
     scheduled: bool,
@@ -135,23 +161,43 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    pub(crate) fn new(transport: Transport, permit: Permit, now: Instant) -> Self {
+    /// A connection at rest, whose requests have `deadline` in all.
+    pub(crate) fn new(made: Made, deadline: Duration, view: View, now: Instant) -> Self {
+        let Made { transport, permit, peer, asked: _ } = made;
         Self {
             transport,
             permit,
-            outgoing: ByteQueue::default(),
+            peer,
+            outgoing: Outgoing::default(),
             in_flight: VecDeque::new(),
             scanner: ReplyScanner::default(),
             held_back: Vec::new(),
             streaming: false,
-            accepted: 0,
-            written: 0,
             answered: 0,
+            window: MAX_IN_FLIGHT,
+            admission: Admission::new(deadline),
             withdrawn: false,
+            passes_on_readonly: false,
+            served: false,
+            sidelined: false,
             since: now,
             active: now,
             used: now,
+            heard: now,
+            replied: now,
+            busy_since: now,
             fresh: false,
+            view,
+            view_from: 0,
+            succeeded: false,
+            failed: false,
+            trials: VecDeque::new(),
+            next_deadline: u32::MAX,
+            late: 0,
+            fences: 0,
+            captured: Vec::new(),
+            proof_asked: None,
+            news: News::default(),
             task: None,
             scheduled: false,
             pause: None,
@@ -167,24 +213,74 @@ impl Connection {
 
     /// True if a request may be added.
     pub(crate) fn has_room(&self) -> bool {
-        !self.withdrawn && self.in_flight.len() < MAX_IN_FLIGHT && self.accepted - self.answered < MAX_IN_FLIGHT_BYTES
+        !self.withdrawn && self.in_flight.len() < self.window.min(self.admission.limit()) && !self.is_full()
+    }
+
+    /// True if as many bytes are in flight as may be.
+    pub(crate) fn is_full(&self) -> bool {
+        self.outgoing.accepted() - self.answered >= MAX_IN_FLIGHT_BYTES
     }
 
     /// True if there is room for many requests: those who wait are woken all at once.
     fn has_ample_room(&self) -> bool {
         !self.withdrawn
-            && self.in_flight.len() < MAX_IN_FLIGHT / 2
-            && self.accepted - self.answered < MAX_IN_FLIGHT_BYTES / 2
+            && self.in_flight.len() < self.window.min(self.admission.limit()) / 2
+            && self.outgoing.accepted() - self.answered < MAX_IN_FLIGHT_BYTES / 2
+    }
+
+    /// True if more is in flight than the server answers in time, at the rate it shows.
+    pub(crate) fn is_overloaded(&self) -> bool {
+        self.admission.is_known() && self.in_flight.len() >= self.admission.limit()
     }
 
     /// True if nothing is outstanding in either direction.
     pub(crate) fn is_at_rest(&self) -> bool {
-        self.in_flight.is_empty() && self.outgoing.is_empty() && self.scanner.at_boundary()
+        self.in_flight.is_empty() && self.outgoing.is_written() && self.scanner.at_boundary()
     }
 
     /// True once [`Connection::withdraw`] was called.
     pub(crate) fn is_withdrawn(&self) -> bool {
         self.withdrawn
+    }
+
+    /// True while it takes no new request because it may not work.
+    pub(crate) fn is_sidelined(&self) -> bool {
+        self.sidelined
+    }
+
+    /// Takes it out of service, or puts it back.
+    pub(crate) fn sideline(&mut self, sidelined: bool) {
+        self.sidelined = sidelined;
+    }
+
+    /// True once it has answered a client's request.
+    pub(crate) fn has_served(&self) -> bool {
+        self.served
+    }
+
+    /// Says whether READONLY is passed on to clients, or taken for a failover.
+    pub(crate) fn pass_on_readonly(&mut self, passes: bool) {
+        self.passes_on_readonly = passes;
+    }
+
+    /// True while a reply that is being passed on is incomplete.
+    pub(crate) fn is_streaming(&self) -> bool {
+        self.streaming
+    }
+
+    /// Says how many connections have requests in flight, this one included.
+    pub(crate) fn share(&mut self, sharers: usize) {
+        self.admission.share(sharers);
+    }
+
+    /// Sets how many requests may be in flight.
+    pub(crate) fn set_window(&mut self, window: usize) {
+        self.window = window;
+    }
+
+    /// What the server calls it.
+    pub(crate) fn peer(&self) -> Option<&Peer> {
+        self.peer.as_ref()
     }
 
     /// When it was put to its present use.
@@ -202,6 +298,40 @@ impl Connection {
         self.used
     }
 
+    /// True if a sign of life was asked for here that has not come yet.
+    pub(crate) fn is_being_asked(&self) -> bool {
+        self.proof_asked.is_some()
+    }
+
+    /// When something last came from the server.
+    pub(crate) fn heard(&self) -> Instant {
+        self.heard
+    }
+
+    /// Since when the server owes us something without a byte of it coming; nothing if it owes nothing.
+    pub(crate) fn silent_since(&self) -> Option<Instant> {
+        let due = self.in_flight.front().is_some_and(|entry| entry.end <= self.outgoing.written());
+        (due || !self.outgoing.is_written()).then(|| self.heard.max(self.busy_since))
+    }
+
+    /// The view of the breaker under which it sent its last request.
+    pub(crate) fn view(&self) -> View {
+        self.view
+    }
+
+    /// True if [`Connection::news`] has something to tell.
+    pub(crate) fn has_news(&self) -> bool {
+        let News { returned, is_replica, fenced, proof, captured, changes } = &self.news;
+        *is_replica
+            || proof.is_some()
+            || !(returned.is_empty() && fenced.is_empty() && captured.is_empty() && changes.is_empty())
+    }
+
+    /// What it learnt since this was asked last.
+    pub(crate) fn news(&mut self) -> News {
+        mem::take(&mut self.news)
+    }
+
     /// Takes no new request from now on.
     pub(crate) fn withdraw(&mut self) {
         self.withdrawn = true;
@@ -213,22 +343,33 @@ impl Connection {
     }
 
     /// Adds a request, copying its bytes.
-    pub(crate) fn send(&mut self, client: ClientKey, muted: bool, request: &[u8], pool: &mut ChunkPool) {
+    pub(crate) fn send(&mut self, sending: Sending, request: &[u8], pool: &mut ChunkPool) {
         self.outgoing.push(request, pool);
-        self.enter(client, muted, request.len());
+        self.enter(sending);
     }
 
     /// Adds a large request without copying it; its capacity is in the budget already.
-    pub(crate) fn send_owned(&mut self, client: ClientKey, muted: bool, request: Vec<u8>) {
-        let len = request.len();
-        self.outgoing.push_owned(request);
-        self.enter(client, muted, len);
+    pub(crate) fn send_owned(&mut self, sending: Sending, request: Vec<u8>) {
+        self.outgoing.push_owned(request, sending.traits.is_repeatable());
+        self.enter(sending);
     }
 
-    fn enter(&mut self, client: ClientKey, muted: bool, len: usize) {
-        self.accepted += len as u64;
-        self.fresh |= client != ClientKey::NOBODY;
-        self.in_flight.push_back(InFlight { client, muted, end: self.accepted });
+    fn enter(&mut self, sending: Sending) {
+        let Sending { client, traits, deadline, view, trial } = sending;
+        self.fresh |= !client.is_ours();
+        if client == ClientKey::PROOF {
+            self.proof_asked = Some(Instant::now());
+        }
+        if self.view.generation != view.generation {
+            self.view_from = self.in_flight.back().map_or(self.answered, |entry| entry.end);
+            self.view = view;
+        }
+        let end = self.outgoing.accepted();
+        if let Some(trial) = trial {
+            self.trials.push_back((end, trial));
+        }
+        self.next_deadline = self.next_deadline.min(deadline);
+        self.in_flight.push_back(InFlight { client, end, deadline, traits });
         if !self.scheduled {
             self.scheduled = true;
             self.wake_task();
@@ -262,7 +403,8 @@ impl Connection {
             self.fresh = false;
             self.used = now;
         }
-        if self.written == self.answered {
+        if self.outgoing.written() == self.answered {
+            self.busy_since = now;
             // Nothing is due, so whatever is known to have come is surplus; it must not pass for the reply to what is written
             // next.
             self.read(cx, buffer, clients)?;
@@ -270,8 +412,10 @@ impl Connection {
         // What was answered before the connection broke is read all the same.
         let written = self.write(cx, pool);
         self.read(cx, buffer, clients)?;
+        self.outgoing.release(self.answered, pool);
         written?;
-        if !self.waiting.is_empty() && (self.has_ample_room() || self.is_at_rest()) {
+        // Those for whom there is no hope are told so as well.
+        if !self.waiting.is_empty() && (self.has_ample_room() || self.is_at_rest() || self.is_overloaded()) {
             self.wake_waiting();
         }
         Ok(())
@@ -279,17 +423,14 @@ impl Connection {
 
     /// Writes until nothing waits or the socket is full; then the task is woken when it no longer is.
     fn write(&mut self, cx: &mut Context<'_>, pool: &mut ChunkPool) -> io::Result<()> {
-        while !self.outgoing.is_empty() {
+        while !self.outgoing.is_written() {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let attempt = match self.outgoing.slices(&mut slices) {
                 1 => self.transport.try_write(&slices[0]),
                 count => self.transport.try_write_vectored(slices.get(..count).unwrap_or_default()),
             };
             match attempt {
-                Ok(count) => {
-                    self.outgoing.consume(count, pool);
-                    self.written += count as u64;
-                }
+                Ok(count) => self.outgoing.wrote(count, pool),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     if self.transport.poll_write_ready(cx)?.is_pending() {
                         break;
@@ -321,9 +462,22 @@ impl Connection {
                 front.copy_from_slice(&self.held_back);
             }
             self.held_back.clear();
+            self.heard = self.active;
+            let (before, slow) =
+                (self.in_flight.len(), self.in_flight.front().is_some_and(|entry| entry.traits.is_slow()));
             let settled = self.settle(buffer, held, held + count, clients);
             clients.flush(buffer);
             settled?;
+            let replies = before - self.in_flight.len();
+            if replies > 0 {
+                let since = self.replied.max(self.busy_since);
+                self.replied = self.active;
+                if slow {
+                    self.admission.replied_slowly(replies);
+                } else {
+                    self.admission.replied(replies, self.active.saturating_duration_since(since));
+                }
+            }
             if count == READ_TURN {
                 cx.waker().wake_by_ref();
                 return Ok(());
@@ -375,7 +529,7 @@ impl Connection {
         range: Range<usize>,
         clients: &mut impl Replies,
     ) -> Result<(), Error> {
-        self.streaming = false;
+        let streamed = mem::take(&mut self.streaming);
         if kind == Kind::Push {
             // Nobody subscribes on a lane, so nobody asked for this one.
             self.pushes += 1;
@@ -386,14 +540,102 @@ impl Connection {
         }
         let entry = self.due()?;
         self.in_flight.pop_front();
-        self.answered = entry.end;
-        clients.deliver(entry, buffer, range, true);
+        let request = mem::replace(&mut self.answered, entry.end)..entry.end;
+        self.late -= usize::from(entry.traits.is_late());
+        self.succeeded |= request.start >= self.view_from;
+        let is_error = !streamed && buffer.get(range.start) == Some(&b'-');
+        let refused = is_error && self.refused(entry, request, buffer, range.clone(), clients);
+        if self.trials.front().is_some_and(|(end, _)| *end <= entry.end)
+            && let Some((_, trial)) = self.trials.pop_front()
+        {
+            self.news.changes.extend(if refused { trial.fail(self.active) } else { trial.succeed(self.active) });
+        }
+        if !refused {
+            self.served |= !entry.client.is_ours();
+            self.hand_over(entry, buffer, range, true, clients);
+        }
         Ok(())
+    }
+
+    fn hand_over(
+        &mut self,
+        entry: InFlight,
+        buffer: &[u8],
+        range: Range<usize>,
+        complete: bool,
+        clients: &mut impl Replies,
+    ) {
+        if !entry.client.is_ours() {
+            clients.deliver(entry, buffer, range, complete);
+        } else if entry.client == ClientKey::CAPTURE {
+            if self.captured.len() < MAX_CAPTURED {
+                self.captured.extend_from_slice(buffer.get(range).unwrap_or_default());
+            }
+            if complete {
+                self.news.captured.push(mem::take(&mut self.captured));
+            }
+        } else if entry.client == ClientKey::PROOF {
+            self.news.proof = self.proof_asked.take().or(self.news.proof);
+        } else if let Some(serial) = entry.client.fence() {
+            self.news.fenced.extend(complete.then_some(serial));
+        }
+    }
+
+    /// Deals with an error reply that says the server refused the request before running it; false if it is any other,
+    /// which is an answer. Scripts may pass on such an error after having changed data.
+    fn refused(
+        &mut self,
+        entry: InFlight,
+        request: Range<u64>,
+        buffer: &[u8],
+        range: Range<usize>,
+        clients: &mut impl Replies,
+    ) -> bool {
+        let reply = buffer.get(range).unwrap_or_default();
+        let line = reply.get(1..).unwrap_or_default();
+        if entry.traits.is_script() {
+            return false;
+        }
+        if entry.client == ClientKey::PROOF {
+            // Any answer is a sign of life.
+            self.news.proof = self.proof_asked.take();
+        }
+        if let Some(serial) = entry.client.fence() {
+            // It did not run: it goes ahead of the next request again.
+            self.fences = self.fences.min(serial - 1);
+        }
+        let mut bytes = Vec::new();
+        if cannot_serve(line) {
+            self.failed = true;
+            self.outgoing.copy(request, &mut bytes);
+            if !entry.client.is_ours() {
+                clients.fail(entry, &bytes, Failure { outcome: Outcome::NotRun, why: Why::NotReady }, buffer);
+            }
+            return true;
+        }
+        if !line.starts_with(b"READONLY ") || self.passes_on_readonly || entry.client.is_ours() {
+            return false;
+        }
+        let kept = self.outgoing.copy(request, &mut bytes);
+        if kept && self.is_alone(entry.client) {
+            let unanswered = Unanswered { entry, request: bytes, sent: false, begun: false };
+            self.news.returned.push((unanswered, reply.to_vec()));
+        } else {
+            self.news.is_replica = true;
+            clients.fail(entry, &bytes, Failure { outcome: Outcome::NotRun, why: Why::Replica }, buffer);
+        }
+        true
+    }
+
+    /// True if the client has nothing in flight here. Looks at the first thousand requests only: this is asked for each
+    /// reply of a kind that may come in thousands.
+    fn is_alone(&self, client: ClientKey) -> bool {
+        self.in_flight.len() <= 1000 && self.in_flight.iter().all(|entry| entry.client != client)
     }
 
     /// Whose reply comes next: the oldest request in flight, if all of it was sent.
     fn due(&self) -> Result<InFlight, Error> {
-        let sent = self.in_flight.front().filter(|entry| entry.end <= self.written);
+        let sent = self.in_flight.front().filter(|entry| entry.end <= self.outgoing.written());
         sent.copied().ok_or_else(|| Error::Protocol("a reply that nobody waits for".to_owned()))
     }
 
@@ -406,32 +648,22 @@ impl Connection {
         }
         let entry = entry.ok_or_else(|| Error::Protocol("an oversized push message".to_owned()))?;
         self.streaming = true;
-        clients.deliver(entry, buffer, range, false);
+        self.hand_over(entry, buffer, range, false, clients);
         Ok(())
     }
 
-    fn wake_waiting(&mut self) {
+    /// Lets everybody who waits for room try again.
+    pub(crate) fn wake_waiting(&mut self) {
         for (_, waker) in self.waiting.drain() {
             waker.wake();
         }
     }
 
-    /// Ends the connection: every request in flight is answered with an error, everybody who waits tries again.
-    pub(crate) fn close(mut self, pool: &mut ChunkPool, clients: &mut impl Replies) {
-        for entry in mem::take(&mut self.in_flight) {
-            let outcome = if entry.end > self.written { Outcome::NotSent } else { Outcome::Unknown };
-            clients.fail(entry, outcome);
-        }
-        clients.flush(&[]);
-        self.outgoing.clear(pool);
-        self.release();
-    }
-
     /// Takes the socket and its permit out of a connection at rest, to put them to another use.
-    pub(crate) fn release(mut self) -> (Transport, Permit) {
+    pub(crate) fn release(mut self) -> Made {
         self.wake_waiting();
         // The task finds its connection gone, and ends.
         self.wake_task();
-        (self.transport, self.permit)
+        Made { transport: self.transport, permit: self.permit, peer: self.peer, asked: self.since }
     }
 }

@@ -3,13 +3,13 @@
 //! A lane decides which of its connections takes a client's next request. It knows connections by id only; they live in
 //! [`super::Upstream`].
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::task::Waker;
 
 use tokio::time::Instant;
 
 use super::connect::LaneKey;
-use super::connection::ClientKey;
+use super::connection::{ClientKey, Unanswered};
 use super::error::Error;
 
 /// Names a connection to its worker. A serial number is never used again, so an old id finds nothing.
@@ -19,6 +19,11 @@ pub(crate) struct ConnectionId {
     pub(crate) slot: usize,
     /// Counts the connections of this worker.
     pub(crate) serial: u64,
+}
+
+impl ConnectionId {
+    /// No connection that a request can be sent on.
+    pub(crate) const ELSEWHERE: Self = Self { slot: usize::MAX, serial: u64::MAX };
 }
 
 /// Index of a lane in its worker's list. Lanes are never removed: there are at most two for each database.
@@ -49,6 +54,8 @@ pub(crate) struct Lane {
     pub(crate) starved: bool,
     /// Clients to wake when there is a connection, or none to be had.
     pub(crate) waiting: HashMap<ClientKey, Waker>,
+    /// Requests that were taken back from a connection, to be asked again on the next, oldest first.
+    pub(crate) parked: VecDeque<Unanswered>,
     /// Why the last attempt failed, and until when no other is made.
     pub(crate) failure: Option<(Error, Instant)>,
 }
@@ -64,6 +71,7 @@ impl Lane {
             entered: false,
             starved: false,
             waiting: HashMap::new(),
+            parked: VecDeque::new(),
             failure: None,
         }
     }

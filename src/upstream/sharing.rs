@@ -5,6 +5,7 @@
 //! requests, and are switched to the lane that waited longest (or closed, if it is another worker that waits and this one
 //! holds more than its share). So every lane is served in turn, however small the pool.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::task::spawn_local;
@@ -44,7 +45,9 @@ impl Upstream {
         let past = |instant: Instant| self.now.saturating_duration_since(instant);
         let idle = self.connections.iter().filter(|(_, entry)| {
             let connection = &entry.connection;
-            connection.is_at_rest() && (past(connection.since()) >= QUANTUM || past(connection.active()) >= UNUSED)
+            connection.is_at_rest()
+                && !connection.is_sidelined()
+                && (past(connection.since()) >= QUANTUM || past(connection.active()) >= UNUSED)
         });
         let oldest = idle.min_by_key(|(_, entry)| entry.connection.used());
         oldest.map(|(slot, entry)| ConnectionId { slot, serial: entry.serial })
@@ -90,7 +93,7 @@ impl Upstream {
         ids.sort_by_key(|id| self.connections.get(id.slot).map(|entry| entry.connection.since()));
         for id in ids {
             let wanted = self.shared.permits.is_wanted();
-            if self.withdrawn >= self.starved.len() + self.owed().max(usize::from(wanted)) {
+            if self.leaving() >= self.starved.len() + self.owed().max(usize::from(wanted)) {
                 break;
             }
             let (now, crowded) = (self.now, !self.starved.is_empty() || self.owed() > 0);
@@ -109,9 +112,12 @@ impl Upstream {
         }
     }
 
-    fn withdraw(&mut self, id: ConnectionId) {
-        let Some(entry) = self.connections.get_mut(id.slot) else { return };
+    pub(super) fn withdraw(&mut self, id: ConnectionId) {
+        let Some(entry) = self.connections.get_mut(id.slot).filter(|entry| !entry.connection.is_withdrawn()) else {
+            return;
+        };
         entry.connection.withdraw();
+        entry.connection.wake_waiting();
         self.withdrawn += 1;
         if let Some(lane) = self.lanes.get_mut(entry.lane) {
             lane.remove(id);
@@ -123,11 +129,27 @@ impl Upstream {
         if !self.connection(id).is_some_and(ready) {
             return;
         }
-        // What this worker has beyond its share goes to the others first.
-        match if self.owed() > 0 { None } else { self.next_starved() } {
+        let current = self.shared.renewals.load(Ordering::Relaxed);
+        let renewed = self.entry(id).is_some_and(|entry| entry.renewal < current);
+        let lane = self.entry(id).map(|entry| entry.lane);
+        // At rest nothing can run there any more; but it may be about to be killed.
+        let fences = self.fences.len();
+        self.fences.retain(|fence| fence.against() != id);
+        let fenced = self.fences.len() < fences;
+        // What this worker has beyond its share goes to the others first; a replica is of no use to anybody.
+        match if renewed || fenced || self.owed() > 0 { None } else { self.next_starved() } {
             Some(lane) => self.switch(id, lane),
             None => self.discard(id),
         }
+        if renewed {
+            lane.into_iter().for_each(|lane| self.obtain_if_bare(lane));
+        }
+    }
+
+    /// Connections withdrawn that will soon come to rest.
+    fn leaving(&self) -> usize {
+        let leaves = |connection: &Connection| connection.is_withdrawn() && !connection.is_sidelined();
+        self.connections.iter().filter(|(_, entry)| leaves(&entry.connection)).count()
     }
 
     /// Permits this worker holds.

@@ -12,7 +12,7 @@ use super::{Phase, Session, Step, Turn};
 use crate::client::clients::Env;
 use crate::resp::inline;
 use crate::resp::request::{Args, Form, ProtocolError, Request};
-use crate::upstream::ConnectionId;
+use crate::upstream::{ConnectionId, Message};
 
 /// Bytes read from one client in one turn.
 pub(in crate::client) const TURN_BYTES: usize = 64 * 1024;
@@ -38,7 +38,7 @@ enum Stop {
     /// Something has to happen first; the task will be woken.
     Blocked,
     /// The rest is one large request, for which this connection is reserved.
-    Large { id: ConnectionId, muted: bool },
+    Large { id: ConnectionId, message: Message },
 }
 
 impl Session {
@@ -57,6 +57,9 @@ impl Session {
                 // They wait for forwarded replies, not for the client to read: each that comes may free some.
                 self.wake_at = self.replies.forwarded().checked_sub(1);
                 return Poll::Pending;
+            }
+            if self.input.is_empty() {
+                self.since = None;
             }
             if self.input.is_empty() || self.starving {
                 match self.read(turn) {
@@ -162,10 +165,10 @@ impl Session {
         let (taken, stop) = self.take(bytes, turn);
         self.position += taken;
         self.starving = matches!(stop, Stop::Incomplete);
-        if let Stop::Large { id, muted } = stop {
+        if let Stop::Large { id, message } = stop {
             // Counted in the budget until the connection has written it.
             input.drain(..mem::take(&mut self.position));
-            turn.upstream.send_owned(id, self.key, muted, mem::take(&mut input));
+            self.due = turn.upstream.send_owned(id, message, mem::take(&mut input));
         } else if self.position == input.len() {
             self.position = 0;
             turn.env.pool.memory().resized(input.capacity(), 0);
@@ -201,9 +204,11 @@ impl Session {
             match self.request(frame, request, turn) {
                 Step::Done => taken += request.len,
                 Step::Blocked => return (taken, Stop::Blocked),
-                Step::Large { id, muted } if frame.len() == rest.len() => return (taken, Stop::Large { id, muted }),
-                Step::Large { id, muted } => {
-                    turn.upstream.send(id, self.key, muted, frame);
+                Step::Large { id, message } if frame.len() == rest.len() => {
+                    return (taken, Stop::Large { id, message });
+                }
+                Step::Large { id, message } => {
+                    self.due = turn.upstream.send(id, message, frame);
                     taken += request.len;
                 }
             }
@@ -257,9 +262,9 @@ impl Session {
                         None => Step::Done,
                     },
                 };
-                if let Step::Large { id, muted } = step {
+                if let Step::Large { id, message } = step {
                     turn.env.pool.memory().resized(0, canonical.capacity());
-                    turn.upstream.send_owned(id, self.key, muted, canonical);
+                    self.due = turn.upstream.send_owned(id, message, canonical);
                     return Step::Done;
                 }
                 turn.env.rewritten = canonical;

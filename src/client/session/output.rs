@@ -11,7 +11,8 @@ use std::task::{Context, Poll};
 use super::{BULK_ITEM, Phase, Session};
 use crate::buffer::MAX_SLICES;
 use crate::client::clients::Env;
-use crate::upstream::{MAY_HAVE_RUN, NOT_SENT, Outcome};
+use crate::client::unserved::{self, Asked};
+use crate::upstream::{Failure, Protocol, Traits};
 
 /// While a large reply streams and more than this waits for its client, upstream is not read for a millisecond, in bytes.
 const LAG: usize = 4 * 1024 * 1024;
@@ -54,22 +55,33 @@ impl Session {
 
     /// The reply to a request will not come. If half of it was delivered, the client cannot be told in any way it would
     /// understand, and is disconnected.
-    pub(in crate::client) fn fail(&mut self, muted: bool, outcome: Outcome, env: &mut Env) {
+    pub(in crate::client) fn fail(
+        &mut self,
+        traits: Traits,
+        request: &[u8],
+        failure: Failure,
+        buffer: &[u8],
+        env: &mut Env,
+    ) {
         if self.phase == Phase::Dead {
             return;
         }
-        if mem::take(&mut self.half_delivered) && !muted {
+        if mem::take(&mut self.half_delivered) && !traits.is_muted() {
             self.kill();
             return;
         }
-        if !muted {
-            let reply = match outcome {
-                Outcome::NotSent => NOT_SENT,
-                Outcome::Unknown => MAY_HAVE_RUN,
-            };
-            self.out.push(reply, &mut env.pool);
+        if !traits.is_muted() {
+            // What this batch has delivered comes before it.
+            self.spill(buffer, env);
+            let mut reply = mem::take(&mut env.answer);
+            reply.clear();
+            let protocol = if traits.is_resp3() { Protocol::Resp3 } else { Protocol::Resp2 };
+            let (strict, policy, upstream) = (self.strict, &*env.policy, &*env.upstream);
+            unserved::answer(&Asked { request, protocol, strict, policy, upstream }, failure, &mut reply);
+            self.out.push(&reply, &mut env.pool);
+            env.answer = reply;
         }
-        self.answered(&[], env);
+        self.answered(buffer, env);
     }
 
     /// Counts a reply, and queues the local answers that were due behind it.

@@ -1,0 +1,170 @@
+//! What an upstream connection and the clients' side say to each other: whose request, of what manner, and what became of
+//! it.
+
+use std::ops::Range;
+
+use super::Failure;
+use super::{Trial, View};
+use crate::upstream::lane::ConnectionId;
+
+/// Names a client to its worker. The generation tells a client from a later one in the same slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct ClientKey {
+    /// Index in the worker's list of clients.
+    pub(crate) slot: u32,
+    /// Counts the clients of this worker.
+    pub(crate) generation: u32,
+}
+
+/// From here on slots are our own.
+const OURS: u32 = u32::MAX - 3;
+
+impl ClientKey {
+    /// Nobody: PINGs, and tombstones of requests that were answered here.
+    pub(crate) const NOBODY: Self = Self { slot: OURS, generation: 0 };
+    /// Ourselves: the reply is kept.
+    pub(crate) const CAPTURE: Self = Self { slot: OURS + 1, generation: 0 };
+
+    /// Ourselves: a PING that asks for a sign of life.
+    pub(crate) const PROOF: Self = Self { slot: OURS + 3, generation: 0 };
+
+    /// A fence, by its serial.
+    pub(crate) fn of_fence(serial: u32) -> Self {
+        Self { slot: OURS + 2, generation: serial }
+    }
+
+    /// The serial of a fence.
+    pub(crate) fn fence(self) -> Option<u32> {
+        (self.slot == OURS + 2).then_some(self.generation)
+    }
+
+    /// True if it is no client.
+    pub(crate) fn is_ours(self) -> bool {
+        self.slot >= OURS
+    }
+}
+
+/// What matters of a request while it is in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Traits(u8);
+
+impl Traits {
+    const MUTED: u8 = 1;
+    const SLOW: u8 = 2;
+    const REPEATABLE: u8 = 4;
+    const SCRIPT: u8 = 8;
+    const REPEATED: u8 = 16;
+    const LATE: u8 = 32;
+    const RESP3: u8 = 64;
+
+    /// `slow`: it may honestly take long. `repeatable`: it only reads. `script`: its errors may come from within.
+    pub(crate) const fn new(slow: bool, repeatable: bool, script: bool) -> Self {
+        let slow = if slow { Self::SLOW } else { 0 };
+        let repeatable = if repeatable { Self::REPEATABLE } else { 0 };
+        Self(slow | repeatable | if script { Self::SCRIPT } else { 0 })
+    }
+
+    /// The reply is due, but not to be shown (CLIENT REPLY OFF or SKIP).
+    pub(crate) fn muted(self, muted: bool) -> Self {
+        if muted { Self(self.0 | Self::MUTED) } else { self }
+    }
+
+    /// Its reply is to be in RESP3, or in RESP2.
+    pub(crate) fn resp3(self, resp3: bool) -> Self {
+        if resp3 { Self(self.0 | Self::RESP3) } else { self }
+    }
+
+    /// It was sent before, on another connection.
+    pub(crate) fn repeated(self) -> Self {
+        Self(self.0 | Self::REPEATED)
+    }
+
+    pub(super) fn late(self) -> Self {
+        Self(self.0 | Self::LATE)
+    }
+
+    pub(crate) fn is_muted(self) -> bool {
+        self.0 & Self::MUTED != 0
+    }
+
+    pub(crate) fn is_resp3(self) -> bool {
+        self.0 & Self::RESP3 != 0
+    }
+
+    pub(crate) fn is_slow(self) -> bool {
+        self.0 & Self::SLOW != 0
+    }
+
+    pub(crate) fn is_repeatable(self) -> bool {
+        self.0 & Self::REPEATABLE != 0
+    }
+
+    pub(crate) fn is_script(self) -> bool {
+        self.0 & Self::SCRIPT != 0
+    }
+
+    pub(crate) fn is_repeated(self) -> bool {
+        self.0 & Self::REPEATED != 0
+    }
+
+    /// Its deadline has passed; it is a tombstone.
+    pub(super) fn is_late(self) -> bool {
+        self.0 & Self::LATE != 0
+    }
+}
+
+/// A request about to be sent, without its bytes.
+pub(crate) struct Sending {
+    pub(crate) client: ClientKey,
+    pub(crate) traits: Traits,
+    /// In ticks of its worker.
+    pub(crate) deadline: u32,
+    /// The breaker as it was seen when the request was let through.
+    pub(crate) view: View,
+    /// The permit of a trial, while the breaker is half-open.
+    pub(crate) trial: Option<Trial>,
+}
+
+/// An in-flight entry: whose request it is, and how far in the stream it reaches.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InFlight {
+    /// Who gets the reply.
+    pub(crate) client: ClientKey,
+    /// Offset behind the request's last byte in everything ever sent on this connection.
+    pub(super) end: u64,
+    /// When its client is to be answered at the latest, in ticks of its worker.
+    pub(crate) deadline: u32,
+    pub(crate) traits: Traits,
+}
+
+/// A request taken back from a connection that does not answer it.
+#[derive(Debug)]
+pub(crate) struct Unanswered {
+    pub(crate) entry: InFlight,
+    /// Its bytes; empty if they were not kept.
+    pub(crate) request: Vec<u8>,
+    /// Its last byte was handed to the kernel, or may yet be.
+    pub(crate) sent: bool,
+    /// Part of its reply was passed on.
+    pub(crate) begun: bool,
+}
+
+/// The clients' side, as upstream sees it: somebody who takes replies.
+pub(crate) trait Replies {
+    /// Takes `buffer[range]`, the next bytes of the reply to `entry`; with `complete` they end it. The bytes need not be
+    /// copied before [`Replies::flush`].
+    fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool);
+    /// The reply to `entry` will not come, or not the rest of it. `request` is what it asked, if that was kept; `buffer` as
+    /// in [`Replies::deliver`].
+    fn fail(&mut self, entry: InFlight, request: &[u8], failure: Failure, buffer: &[u8]);
+    /// The unanswered requests of this client are on no connection just now, or on another than they were sent on.
+    fn moved(&mut self, client: ClientKey);
+    /// All that this client waited for was answered, but the server may still run some of it: its next request goes to the
+    /// same connection, behind.
+    fn kept(&mut self, client: ClientKey, id: ConnectionId);
+    /// True if this client has much to take still and is worth waiting a moment for; it is not for long if it takes
+    /// nothing.
+    fn lags(&mut self, client: ClientKey) -> bool;
+    /// Ends a batch: everything delivered leaves now, while `buffer` is still what it was.
+    fn flush(&mut self, buffer: &[u8]);
+}

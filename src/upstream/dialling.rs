@@ -1,0 +1,459 @@
+//! How a lane comes by a connection: on demand, one more when it is busy, and by a probe when Redis was gone.
+//!
+//! Whether a dial may begin is the supervisor's to say ([`super::supervisor`]). A request waits for a connection only while
+//! nobody knows that there is none to be had; from the first dial that fails until one succeeds, requests are answered at
+//! once, and the supervisor sends a worker to probe from time to time.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Waker;
+use std::time::Duration;
+
+use tokio::task::spawn_local;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::breaker::State;
+use super::connect::{self, Attempt, LaneKey, Peer, Progress, Protocol};
+use super::connection::{Connection, Made, Replies};
+use super::error::Error;
+use super::lane::{ConnectionId, Lane, LaneId, Use};
+use super::pool::Permit;
+use super::shared::Shared;
+use super::supervisor::Link;
+use super::watch::FIRST_WINDOW;
+use super::{Entry, Event, GROW_AT, Reserve, Upstream, Want};
+use crate::transport::Transport;
+
+/// Bounds of the pause after an attempt that failed for one lane: it doubles from the first to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(500));
+
+/// The same where attempts take too long: a server that is slow already is not to be kept busy with handshakes.
+const LONG_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+
+/// How long one attempt is carried on in the background after it was given up, if something took our connection: a frozen
+/// server that wakes up, or one that has loaded its data, is noticed at once.
+const LINGER: Duration = Duration::from_secs(600);
+
+/// So many attempts are carried on at once in the process.
+const LINGERERS: usize = 2;
+
+impl Upstream {
+    pub(super) fn least_loaded(&self, lane: LaneId, usage: Use) -> Option<ConnectionId> {
+        let candidates = self.lanes.get(lane)?.candidates(usage);
+        let load = |id: &ConnectionId| {
+            let connection = self.connections.get(id.slot).map(|entry| &entry.connection);
+            connection.map_or(
+                usize::MAX,
+                |connection| if connection.has_room() { connection.in_flight() } else { usize::MAX },
+            )
+        };
+        match candidates {
+            [only] => Some(*only),
+            several => {
+                let roomy = several.iter().find(|id| load(id) < GROW_AT);
+                roomy.or_else(|| several.iter().min_by_key(|id| load(id))).copied()
+            }
+        }
+    }
+
+    /// Gets a lane one more connection where its present ones are busy, or where it has none for this use. Only a free
+    /// permit is taken for it: growth never takes a connection from another lane.
+    pub(super) fn grow(&mut self, want: Want, best: ConnectionId) {
+        let Some(state) = self.lanes.get(want.lane) else { return };
+        let lacks_own = want.usage == Use::Bulk && state.bulk.is_empty();
+        let busy = self.connections.get(best.slot).is_some_and(|entry| {
+            entry.connection.in_flight() >= GROW_AT || entry.connection.is_full() || entry.connection.is_withdrawn()
+        });
+        if !(lacks_own || busy) {
+            return;
+        }
+        let paused = state.failure.as_ref().is_some_and(|(_, until)| self.now < *until);
+        if state.pending == 0
+            && !paused
+            && self.shared.link() == Link::Up
+            && !self.shared.permits.is_wanted()
+            && self.starved.is_empty()
+            && let Some(permit) = self.shared.permits.try_acquire()
+        {
+            self.dial(want.lane, want.usage, permit);
+        }
+    }
+
+    /// The lane has no connection: says so if none is to be had, else starts an attempt and lets the client wait.
+    pub(super) fn need(&mut self, want: Want, waker: &Waker) -> Reserve {
+        self.now = Instant::now();
+        let Some(lane) = self.lanes.get(want.lane) else { return Reserve::Unavailable(Error::Closed) };
+        if let Some((error, until)) = lane.failure.clone() {
+            let answer = matches!(error, Error::Database(_));
+            if self.now < until {
+                return Reserve::Unavailable(error);
+            }
+            // The next attempt may fail as the last did, and take as long: nobody waits for it. A database that was
+            // refused is asked for again, though, since the refusal is the answer.
+            if !answer {
+                self.obtain_if_bare(want.lane);
+                return self.refuse(want.lane, error);
+            }
+        }
+        let Some(lane) = self.lanes.get_mut(want.lane) else { return Reserve::Unavailable(Error::Closed) };
+        if !self.shared.is_worth_waiting(self.now) {
+            return self.refuse(want.lane, Error::Closed);
+        }
+        lane.waiting.insert(want.client, waker.clone());
+        if lane.pending == 0 && !lane.starved {
+            self.obtain(want.lane, Use::Normal);
+        }
+        Reserve::Wait
+    }
+
+    /// Dials for a lane, if the supervisor lets us. If not, the lane's clients wait for what comes of the dial under way.
+    pub(super) fn dial(&mut self, lane: LaneId, usage: Use, permit: Permit) {
+        if self.shared.ask(|supervisor| supervisor.may_dial(self.now)) {
+            self.begin_dial(lane, usage, permit);
+        }
+    }
+
+    /// Dials for a lane; the supervisor has counted the dial.
+    fn begin_dial(&mut self, lane: LaneId, usage: Use, permit: Permit) {
+        let Some(state) = self.lanes.get_mut(lane) else { return };
+        state.pending += 1;
+        self.making += 1;
+        let (key, shared, events) = (state.key, Arc::clone(&self.shared), self.events.clone());
+        let name = format!("outrigger:{}:{}:lane", shared.config.host, self.worker);
+        spawn_local(async move {
+            let progress = Progress::default();
+            let attempt = attempt(&shared, key, &name, &progress);
+            let mut attempt = std::pin::pin!(attempt);
+            let report = |result: Result<Made, Error>| {
+                drop(events.send(Event::Made { lane, usage, switched: false, result }));
+            };
+            // Whoever waits is told when there is no use in waiting, though the attempt may go on.
+            let error = tokio::select! {
+                result = &mut attempt => {
+                    return report(result.map(|(transport, peer, asked)| Made { transport, permit, peer, asked }));
+                }
+                () = sleep(shared.config.connect_timeout) => Error::Timeout,
+                refusal = progress.refusal() => refusal,
+            };
+            report(Err(error));
+            if progress.is_connected() {
+                let most = LINGERERS.min(shared.permits.total() - 1);
+                if shared.lingering.fetch_add(1, Ordering::AcqRel) < most
+                    && let Ok(Ok((transport, peer, asked))) = timeout(LINGER, attempt).await
+                {
+                    drop(events.send(Event::Late { lane, key, made: Made { transport, permit, peer, asked } }));
+                }
+                shared.lingering.fetch_sub(1, Ordering::AcqRel);
+            }
+        });
+    }
+
+    /// Puts a connection at rest to the use of another lane.
+    pub(super) fn switch(&mut self, id: ConnectionId, to: LaneId) {
+        let Some((made, from)) = self.take(id) else { return };
+        let (Some(from), Some(lane)) = (self.lanes.get(from).map(|lane| lane.key), self.lanes.get_mut(to)) else {
+            return;
+        };
+        lane.pending += 1;
+        self.making += 1;
+        let (key, limit, events) = (lane.key, self.shared.config.connect_timeout, self.events.clone());
+        spawn_local(async move {
+            let Made { transport, permit, peer, asked } = made;
+            let result = connect::switch(transport, from, key, limit).await;
+            let result = result.map(|transport| Made { transport, permit, peer, asked });
+            drop(events.send(Event::Made { lane: to, usage: Use::Normal, switched: true, result }));
+        });
+    }
+
+    /// An attempt ended. A new connection is returned.
+    pub(super) fn made(
+        &mut self,
+        lane: LaneId,
+        usage: Use,
+        switched: bool,
+        result: Result<Made, Error>,
+        clients: &mut impl Replies,
+    ) -> Option<ConnectionId> {
+        self.making -= 1;
+        match result {
+            Ok(made) if switched => Some(self.install(lane, usage, made)),
+            Ok(made) => Some(self.arrived(lane, usage, made)),
+            // It was an old connection that had gone meanwhile, which says nothing about a new one.
+            Err(Error::Closed | Error::Io(_)) if switched => {
+                self.doubt_server();
+                self.lanes.get_mut(lane).into_iter().for_each(|lane| lane.pending -= 1);
+                self.obtain(lane, Use::Normal);
+                None
+            }
+            Err(error) => {
+                self.attempt_failed(lane, switched, &error, clients);
+                None
+            }
+        }
+    }
+
+    /// A dial succeeded: Redis can be reached, whatever was thought of it before.
+    fn arrived(&mut self, lane: LaneId, usage: Use, made: Made) -> ConnectionId {
+        let was_down = self.shared.link() == Link::Down;
+        self.shared.supervise(|supervisor| supervisor.made(self.now));
+        self.settle(lane, usage, made, was_down)
+    }
+
+    /// An attempt that was given up has succeeded after all, unless its lane has another database by now.
+    pub(super) fn arrived_late(&mut self, lane: LaneId, key: LaneKey, made: Made) -> Option<ConnectionId> {
+        let was_down = self.shared.link() == Link::Down;
+        self.shared.supervise(|supervisor| supervisor.revived(self.now));
+        let state = self.lanes.get_mut(lane).filter(|lane| lane.key == key)?;
+        state.pending += 1;
+        Some(self.settle(lane, Use::Normal, made, was_down))
+    }
+
+    fn settle(&mut self, lane: LaneId, usage: Use, made: Made, was_down: bool) -> ConnectionId {
+        self.shared.hear(self.now);
+        self.shared.prove(made.asked);
+        for lane in &mut self.lanes {
+            lane.failure = lane.failure.take().filter(|(error, _)| matches!(error, Error::Database(_)));
+        }
+        if was_down {
+            self.window = FIRST_WINDOW;
+            tracing::info!("connected to the upstream again");
+        }
+        let id = self.install(lane, usage, made);
+        self.shared.tell(|breaker| {
+            breaker.dial_made(self.now);
+            breaker.probe_succeeded(self.now);
+        });
+        self.look();
+        id
+    }
+
+    fn install(&mut self, lane: LaneId, usage: Use, made: Made) -> ConnectionId {
+        self.failures = 0;
+        self.serial += 1;
+        let renewal = self.shared.renewals.load(Ordering::Relaxed);
+        let mut connection = Connection::new(made, self.shared.config.request_timeout, self.view, self.now);
+        connection.set_window(self.window);
+        let serial = self.serial;
+        let slot = self.connections.insert(Entry {
+            connection,
+            serial,
+            lane,
+            usage,
+            questioned: None,
+            struck: false,
+            renewal,
+        });
+        self.shared.count_usable(true);
+        let id = ConnectionId { slot, serial };
+        self.starved.retain(|starved| *starved != lane);
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.pending -= 1;
+            lane.starved = false;
+            self.databases.insert(lane.key.database);
+            lane.failure = None;
+            lane.list_mut(usage).push(id);
+            lane.wake_waiting();
+        }
+        self.place_parked(lane);
+        id
+    }
+
+    fn attempt_failed(&mut self, lane: LaneId, switched: bool, error: &Error, clients: &mut impl Replies) {
+        if let Some(state) = self.lanes.get_mut(lane) {
+            state.pending -= 1;
+        }
+        let server_wide = !error.is_of_lane();
+        if !switched {
+            self.judge(error, server_wide);
+        }
+        match error {
+            Error::Database(_) => {}
+            _ if self.failures == 0 => tracing::warn!(%error, "cannot get an upstream connection"),
+            _ => tracing::debug!(%error, "cannot get an upstream connection"),
+        }
+        self.failures = self.failures.saturating_add(1);
+        self.give_up_for_now(lane, error, server_wide);
+        self.look();
+        self.fail_parked(clients);
+    }
+
+    /// Tells supervisor and breaker how a dial failed. One that failed for its database or protocol alone was refused by a
+    /// server that serves.
+    fn judge(&self, error: &Error, server_wide: bool) {
+        let (now, usable) = (self.now, self.shared.has_usable());
+        if !server_wide {
+            self.shared.supervise(|supervisor| supervisor.made(now));
+            self.shared.tell(|breaker| {
+                breaker.dial_made(now);
+                breaker.probe_succeeded(now);
+            });
+            return;
+        }
+        self.shared.supervise(|supervisor| supervisor.failed(error.dial_failure(), now));
+        self.shared.tell(|breaker| {
+            breaker.dial_refused(now, usable);
+            breaker.probe_failed(now);
+        });
+    }
+
+    /// A lane that could not get a connection asks for none for a moment, nor do others for which the same holds.
+    fn give_up_for_now(&mut self, lane: LaneId, error: &Error, server_wide: bool) {
+        if let Error::Database(reply) = error
+            && reply.contains("out of range")
+            && let Some(refused) = self.lanes.get(lane).map(|lane| lane.key.database)
+            && self.beyond.as_ref().is_none_or(|(lowest, _)| refused < *lowest)
+        {
+            self.beyond = Some((refused, error.clone()));
+        }
+        let (shortest, longest) = if matches!(error, Error::Timeout) { LONG_PAUSE } else { PAUSE };
+        let pause = shortest.saturating_mul(1 << self.failures.saturating_sub(1).min(8)).min(longest);
+        let until = self.now + pause;
+        if matches!(error, Error::Database(_)) {
+            self.refused_until = until;
+            self.vacate(lane, error, until);
+            return;
+        }
+        let protocol = self.lanes.get(lane).map(|lane| lane.key.protocol).filter(|_| !server_wide);
+        for (id, state) in self.lanes.iter_mut().enumerate() {
+            let concerned = protocol.is_none_or(|protocol| protocol == state.key.protocol);
+            if id == lane || (state.pending == 0 && concerned) {
+                state.failure = Some((error.clone(), until));
+                state.starved = false;
+                state.wake_waiting();
+            }
+        }
+        let lanes = &self.lanes;
+        self.starved.retain(|id| lanes.get(*id).is_some_and(|lane| lane.starved));
+    }
+
+    /// The next connection may reach another server, with other databases.
+    pub(super) fn doubt_server(&mut self) {
+        self.shared.identity.doubt();
+        self.beyond = None;
+    }
+
+    /// The server has refused a lane's database. If that is because there is no such database and no client was ever let
+    /// into the lane, it is free for another. Otherwise it remembers the refusal for a while.
+    fn vacate(&mut self, id: LaneId, error: &Error, until: Instant) {
+        let Some(lane) = self.lanes.get_mut(id) else { return };
+        lane.failure = Some((error.clone(), until));
+        lane.wake_waiting();
+        let key = lane.key;
+        let Some(lowest) = self.beyond.as_ref().map(|(lowest, _)| *lowest).filter(|lowest| key.database >= *lowest)
+        else {
+            return;
+        };
+        // Nor do those exist that others are about to ask for.
+        for (id, lane) in self.lanes.iter_mut().enumerate() {
+            let hopeless = !lane.entered && lane.pending == 0 && lane.key.database >= lowest;
+            if hopeless && self.by_key.get(&lane.key) == Some(&id) {
+                self.by_key.remove(&lane.key);
+                self.vacant.push(id);
+                lane.starved = false;
+                lane.wake_waiting();
+            }
+        }
+        let lanes = &self.lanes;
+        self.starved.retain(|id| lanes.get(*id).is_some_and(|lane| lane.starved));
+    }
+
+    /// The link changed: whoever waits asks again, and lanes that were told there is nothing to be had may try.
+    pub(super) fn link_changed(&mut self, clients: &mut impl Replies) {
+        let link = self.shared.link();
+        for lane in &mut self.lanes {
+            if matches!(link, Link::Up | Link::Recovering) {
+                lane.failure = lane.failure.take().filter(|(error, _)| matches!(error, Error::Database(_)));
+            }
+            lane.wake_waiting();
+        }
+        for lane in 0..self.lanes.len() {
+            if self.lanes.get(lane).is_some_and(|lane| !lane.parked.is_empty()) {
+                self.obtain_if_bare(lane);
+                self.place_parked(lane);
+            }
+        }
+        self.fail_parked(clients);
+    }
+
+    /// Dials once, to see whether Redis is back, for the lane that last missed a connection.
+    pub(super) fn probe(&mut self) {
+        let database = self.shared.default_database();
+        let lane = match self.demand {
+            Some(lane) => lane,
+            None => self.lane(LaneKey { database, protocol: Protocol::Resp3 }),
+        };
+        if self.view.state == State::Isolated || self.lanes.get(lane).is_none_or(|lane| lane.pending > 0) {
+            return;
+        }
+        let permit = self.shared.permits.try_acquire().or_else(|| {
+            // All permits are held by connections that do not work; the one silent for longest makes room.
+            let silent = self
+                .ids()
+                .into_iter()
+                .find(|id| self.connection(*id).is_some_and(|c| c.is_sidelined() && c.is_at_rest()));
+            silent.into_iter().for_each(|id| self.discard(id));
+            self.shared.permits.try_acquire()
+        });
+        if let Some(permit) = permit
+            && self.shared.ask(|supervisor| supervisor.take_probe(self.now))
+        {
+            self.begin_dial(lane, Use::Normal, permit);
+        }
+    }
+
+    /// The server has become a replica: connections take no more requests, finish what they have, and are closed.
+    pub(super) fn renew(&mut self) {
+        let current = self.shared.renewals.load(Ordering::Relaxed);
+        for id in self.ids() {
+            if self.entry(id).is_some_and(|entry| entry.renewal < current && !entry.connection.is_withdrawn()) {
+                self.withdraw(id);
+                self.hand_over_if_at_rest(id);
+            }
+        }
+        let wanting: Vec<LaneId> = (0..self.lanes.len())
+            .filter(|id| self.lanes.get(*id).is_some_and(|lane| !lane.waiting.is_empty() || !lane.parked.is_empty()))
+            .collect();
+        wanting.into_iter().for_each(|lane| self.obtain_if_bare(lane));
+    }
+
+    /// Gets a lane a connection if it has none in service and none is being made.
+    pub(super) fn obtain_if_bare(&mut self, lane: LaneId) {
+        let bare = |lane: &Lane| lane.normal.is_empty() && lane.bulk.is_empty() && lane.pending == 0 && !lane.starved;
+        if self.lanes.get(lane).is_some_and(bare)
+            && matches!(self.shared.link(), Link::Unknown | Link::Up | Link::Doubtful)
+        {
+            self.obtain(lane, Use::Normal);
+        }
+    }
+}
+
+/// Waits for its turn and makes a connection.
+async fn attempt(
+    shared: &Shared,
+    lane: LaneKey,
+    name: &str,
+    progress: &Progress,
+) -> Result<(Transport, Option<Peer>, Instant), Error> {
+    let turn = shared.dials.acquire().await;
+    let config = &shared.config;
+    let attempt = Attempt {
+        target: &config.target,
+        lane,
+        name,
+        identity: &shared.identity,
+        resolver: &shared.resolver,
+        leaves: &|| shared.ask(|supervisor| supervisor.leaves(Instant::now())),
+        limit: config.connect_timeout,
+        user_timeout: config.request_timeout.saturating_mul(2).max(Duration::from_secs(1)),
+        progress,
+    };
+    let mut dial = std::pin::pin!(connect::connect(&attempt));
+    // Only while it is not known to be a matter of patience does it keep others from dialling.
+    tokio::select! {
+        result = &mut dial => return result,
+        () = sleep(config.connect_timeout) => {}
+        _ = progress.refusal() => {}
+    }
+    drop(turn);
+    dial.await
+}

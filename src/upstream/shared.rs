@@ -1,0 +1,301 @@
+//! What all workers share of the upstream side: permits, the breaker, the supervisor, and what is known of the server.
+//!
+//! Nobody waits for a lock here on the path of a request: that reads two atomics, the breaker's view and the link. Locks are
+//! taken at dial, at close, ten times a second for each connection, and while the breaker is half-open.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Event;
+use super::breaker::{self, Breaker, Change, Guard, State, View};
+use super::connect::{Identity, Protocol, Target};
+use super::pool::Permits;
+use super::resolve::Resolver;
+use super::supervisor::{Link, Supervisor};
+
+/// Dials under way at once in the whole process.
+const DIALS: usize = 2;
+
+/// How often time is told to the breaker and the supervisor, at least.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Settings of the upstream side.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where Redis is.
+    pub target: Target,
+    /// Most upstream connections of the process.
+    pub pool_size: usize,
+    /// Dial and handshake together.
+    pub connect_timeout: Duration,
+    /// What a request may take in all: waiting, dialling, the reply.
+    pub request_timeout: Duration,
+    /// The same for a command that may honestly take long.
+    pub slow_request_timeout: Duration,
+    /// When the breaker trips, and for how long.
+    pub breaker: breaker::Settings,
+    /// Databases that are accepted unseen while Redis cannot be asked: 0 to this, exclusive.
+    pub databases: u32,
+    /// Workers that share the pool.
+    pub workers: usize,
+    /// Our host's name, as CLIENT LIST on the server shows it.
+    pub host: String,
+}
+
+/// What all workers share.
+pub(crate) struct Shared {
+    pub(super) config: Config,
+    pub(super) permits: Arc<Permits>,
+    pub(super) dials: Semaphore,
+    pub(super) identity: Identity,
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) guard: Arc<Guard>,
+    supervisor: Mutex<Supervisor>,
+    /// The supervisor's link, to be looked at without the lock.
+    link: AtomicU8,
+    /// Something changed that the supervisor's loop has to know.
+    news: Notify,
+    /// Where each worker takes its events.
+    workers: OnceLock<Vec<mpsc::UnboundedSender<Event>>>,
+    origin: Instant,
+    /// When something last came from the server, in microseconds since `origin`.
+    heard: AtomicU64,
+    /// When the latest question was asked that the server has answered, in the same.
+    proved: AtomicU64,
+    /// Connections in service.
+    usable: AtomicUsize,
+    /// The worker that last had a request and no connection for it.
+    demand: AtomicUsize,
+    /// Attempts that are carried on in the background, at servers that took a connection and say nothing.
+    pub(super) lingering: AtomicUsize,
+    /// Counts how often all connections were given up because the server had become a replica.
+    pub(super) renewals: AtomicU32,
+    /// The reply to COMMAND that was seen last, in RESP2 and in RESP3.
+    commands: Mutex<[Option<Arc<[u8]>>; 2]>,
+}
+
+impl Shared {
+    pub(crate) fn new(config: Config, seed: u64) -> Arc<Self> {
+        let now = Instant::now();
+        Arc::new(Self {
+            permits: Permits::new(config.pool_size),
+            dials: Semaphore::new(DIALS),
+            identity: Identity::default(),
+            resolver: Arc::default(),
+            guard: Guard::new(Breaker::new(config.breaker.clone(), seed, now)),
+            supervisor: Mutex::new(Supervisor::new(seed, now)),
+            link: AtomicU8::new(Link::Unknown as u8),
+            news: Notify::new(),
+            workers: OnceLock::new(),
+            origin: now,
+            heard: AtomicU64::new(0),
+            proved: AtomicU64::new(0),
+            usable: AtomicUsize::new(0),
+            demand: AtomicUsize::new(0),
+            lingering: AtomicUsize::new(0),
+            renewals: AtomicU32::new(0),
+            commands: Mutex::default(),
+            config,
+        })
+    }
+
+    /// Tells where the workers take their events; once, before clients are taken in.
+    pub(crate) fn connect_workers(&self, workers: Vec<mpsc::UnboundedSender<Event>>) {
+        // A second call would change nothing.
+        let _ = self.workers.set(workers);
+    }
+
+    /// What the server said of itself, once it was reached.
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// The database of a client that never said SELECT.
+    pub(crate) fn default_database(&self) -> u32 {
+        self.config.target.database
+    }
+
+    /// Databases that are accepted unseen while Redis cannot be asked: 0 to this, exclusive.
+    pub(crate) fn databases(&self) -> u32 {
+        self.config.databases
+    }
+
+    /// Connections a worker may keep while another waits for a permit.
+    pub(super) fn fair_share(&self) -> usize {
+        (self.permits.total() / self.config.workers.max(1)).max(1)
+    }
+
+    /// The breaker, at a glance.
+    pub(super) fn view(&self) -> View {
+        self.guard.view()
+    }
+
+    /// Tells the breaker something, and everybody what became of it.
+    pub(super) fn tell(&self, what: impl FnOnce(&mut Breaker)) {
+        let ((), change) = self.guard.with(what);
+        change.into_iter().for_each(|change| self.announce(change));
+    }
+
+    /// Logs a change of the breaker and tells the workers.
+    pub(super) fn announce(&self, change: Change) {
+        let (state, reason) = (change.to, change.reason);
+        let (retry, _) = self.guard.with(|breaker| breaker.retry_in(Instant::now()));
+        match retry {
+            Some(retry) => {
+                let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
+                tracing::warn!(%state, %reason, retry_ms, "breaker");
+            }
+            None => tracing::info!(%state, from = %change.from, "breaker"),
+        }
+        self.broadcast(|| Event::Breaker(change));
+        self.news.notify_one();
+    }
+
+    /// Tells the supervisor something, and everybody if the link changed.
+    pub(super) fn supervise<R>(&self, what: impl FnOnce(&mut Supervisor) -> R) -> R {
+        let result = self.ask(what);
+        self.news.notify_one();
+        result
+    }
+
+    /// As [`Shared::supervise`], for what does not change when the next probe is due.
+    pub(super) fn ask<R>(&self, what: impl FnOnce(&mut Supervisor) -> R) -> R {
+        let mut supervisor = locked(&self.supervisor);
+        let result = what(&mut supervisor);
+        let link = supervisor.link();
+        let before = self.link.swap(link as u8, Ordering::AcqRel);
+        drop(supervisor);
+        if before != link as u8 {
+            tracing::debug!(?link, "link");
+            self.broadcast(|| Event::Link);
+        }
+        result
+    }
+
+    /// Whether there is a connection, as far as anybody knows.
+    pub(super) fn link(&self) -> Link {
+        match self.link.load(Ordering::Acquire) {
+            link if link == Link::Up as u8 => Link::Up,
+            link if link == Link::Doubtful as u8 => Link::Doubtful,
+            link if link == Link::Down as u8 => Link::Down,
+            link if link == Link::Recovering as u8 => Link::Recovering,
+            _ => Link::Unknown,
+        }
+    }
+
+    /// Whether a request without a connection should wait for one.
+    pub(super) fn is_worth_waiting(&self, now: Instant) -> bool {
+        match self.link() {
+            Link::Up => true,
+            Link::Down | Link::Recovering => false,
+            Link::Unknown | Link::Doubtful => self.ask(|supervisor| supervisor.is_worth_waiting(now)),
+        }
+    }
+
+    /// Sends an event to every worker.
+    pub(super) fn broadcast(&self, event: impl Fn() -> Event) {
+        for worker in self.workers.get().into_iter().flatten() {
+            // A worker only ends with the process.
+            drop(worker.send(event()));
+        }
+    }
+
+    /// Notes that something came from the server.
+    pub(super) fn hear(&self, now: Instant) {
+        self.heard.fetch_max(self.micros(now), Ordering::Relaxed);
+    }
+
+    /// True if something came from the server, to any worker, after `instant`.
+    pub(super) fn heard_since(&self, instant: Instant) -> bool {
+        self.heard.load(Ordering::Relaxed) > self.micros(instant)
+    }
+
+    /// Notes that the server has answered what it was asked then.
+    pub(super) fn prove(&self, asked: Instant) {
+        self.proved.fetch_max(self.micros(asked), Ordering::Relaxed);
+    }
+
+    /// True if the server has answered something that it was asked after `instant`, whatever it still owes: it is not slow,
+    /// and does not hang.
+    pub(super) fn is_proved_since(&self, instant: Instant) -> bool {
+        self.proved.load(Ordering::Relaxed) >= self.micros(instant)
+    }
+
+    fn micros(&self, instant: Instant) -> u64 {
+        u64::try_from(instant.saturating_duration_since(self.origin).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// One connection more, or less, is in service.
+    pub(super) fn count_usable(&self, more: bool) {
+        if more {
+            self.usable.fetch_add(1, Ordering::AcqRel);
+        } else {
+            self.usable.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+
+    /// True if any connection of the process is in service.
+    pub(super) fn has_usable(&self) -> bool {
+        self.usable.load(Ordering::Acquire) > 0
+    }
+
+    /// Notes that a worker has requests and no connection: the next probe is to be its.
+    pub(super) fn demand(&self, worker: usize) {
+        if self.demand.load(Ordering::Relaxed) != worker {
+            self.demand.store(worker, Ordering::Relaxed);
+        }
+    }
+
+    /// The reply to COMMAND that was seen last.
+    pub(crate) fn commands(&self, protocol: Protocol) -> Option<Arc<[u8]>> {
+        let [resp2, resp3] = &*locked(&self.commands);
+        if protocol == Protocol::Resp3 { resp3.clone() } else { resp2.clone() }
+    }
+
+    /// Keeps a reply to COMMAND.
+    pub(super) fn learn_commands(&self, protocol: Protocol, reply: &[u8]) {
+        // An error is no list of commands.
+        if reply.starts_with(b"*") {
+            let [resp2, resp3] = &mut *locked(&self.commands);
+            *(if protocol == Protocol::Resp3 { resp3 } else { resp2 }) = Some(reply.into());
+        }
+    }
+
+    /// The supervisor's loop: tells time, and sends a worker to probe when it is due. Never ends.
+    pub(crate) async fn watch(self: Arc<Self>) {
+        loop {
+            let now = Instant::now();
+            self.tell(|breaker| breaker.tick(now));
+            let stranded = self.view().state == State::Open && !self.has_usable();
+            let due = self.ask(|supervisor| {
+                if stranded {
+                    // Requests are refused, so nobody will miss a connection and dial.
+                    supervisor.lost(false, true, now);
+                }
+                supervisor.settled(now);
+                supervisor.next_probe(now)
+            });
+            let (may, _) = self.guard.with(|breaker| breaker.may_probe(now));
+            if may && due.is_some_and(|due| due <= now) {
+                let worker = self.demand.load(Ordering::Relaxed);
+                let workers = self.workers.get().map(Vec::as_slice).unwrap_or_default();
+                workers.get(worker).into_iter().for_each(|worker| drop(worker.send(Event::Probe)));
+                // The worker says in a moment whether it could; it may have no permit.
+                sleep(LOOK / 5).await;
+                continue;
+            }
+            let wait = due.filter(|_| may).map_or(LOOK, |due| due.saturating_duration_since(now)).min(LOOK);
+            // What wakes us before is news that may change when the next probe is due.
+            let _ = timeout(wait, self.news.notified()).await;
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that runs under these locks can panic half-way, so a poisoned one still guards good data.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
