@@ -8,8 +8,8 @@
 //! ```text
 //! client socket ─▶ session ──▶ route ──▶ lane: shared upstream connection ──▶ Redis
 //!                     │          ├──▶ local answer (PING, HELLO, SELECT, CLIENT SETNAME, …)
-//!    reply queue ◀────┘          └──▶ refusal (what would need a connection of its own)
-//!    (client order)
+//!    reply queue ◀────┘          ├──▶ degraded answer (no Redis: GET → nil, INCR → -UNAVAILABLE)
+//!    (client order)              └──▶ refusal (what would need a connection of its own)
 //!         ▲
 //!         └──────── in-flight queue of the upstream connection (pairs reply with request)
 //! ```
@@ -23,26 +23,46 @@
 //! 1. `client/session.rs`, `Session::drive`: the client's task is woken because its socket is readable. In
 //!    `session/intake.rs` it reads into the worker's buffer, and `take`s one request after the other.
 //! 2. [`resp::request`] finds the request's end and its name, [`command::route`] decides that it is shared.
-//! 3. `upstream.rs`, `Upstream::reserve` chooses a connection of the client's lane; `send` appends the request's bytes to
+//! 3. `upstream.rs`, `Upstream::reserve` asks the breaker, and chooses a connection of the client's lane; `send` appends the request's bytes to
 //!    that connection's outgoing queue and an entry to its in-flight queue, and wakes the connection's task.
 //! 4. `upstream/connection.rs`, `Connection::turn`: when all readable clients have had their turn, everything queued
 //!    leaves in one write. When replies arrive, [`resp::reply`] finds their ends, and each is handed to its client.
 //! 5. `client/session/output.rs`, `Session::deliver` and `flush`: at the end of the batch all replies of one client leave in one
 //!    write, straight from the buffer they were read into.
 //!
+//! # When Redis does not answer
+//!
+//! Two parts answer two questions, and neither sets the other's state. The *breaker* ([`upstream::breaker`]): may a request
+//! try? The *supervisor* ([`upstream::supervisor`]): may somebody dial? Both are pure, shared by all workers
+//! (`upstream/shared.rs`), and told what happened:
+//!
+//! ```text
+//!  connection lost ───────▶ loss: asked again once, or failed ──▶ unserved: empty answer or error ──▶ client
+//!  deadline, silence ─────▶ watch: fail, sideline, trip             ▲
+//!  dial failed ───────────▶ dialling: nobody waits any more ────────┤
+//!  breaker open, overload ▶ reserve: not let through ───────────────┘
+//! ```
+//!
+//! To follow an outage: the connection's task reads the end of the stream, `Upstream::lose` (`upstream/loss.rs`) takes back
+//! what was in flight and parks the reads; the lane dials (`upstream/dialling.rs`) and is refused; the supervisor's link is
+//! *down*, every worker is told, and what is parked fails. `client/unserved.rs` asks [`command::degrade`] what each request
+//! is answered. From now on `reserve` refuses at once. `Shared::watch` sends a worker to probe when the supervisor says so;
+//! the first connection that is made raises the breaker to half-open or the link to *recovering*.
+//!
 //! # Modules, in reading order
 //!
 //! | module | what it holds |
 //! |---|---|
 //! | [`resp`] | where requests and replies begin and end; building the replies of our own |
-//! | [`command`] | facts about commands, and where each request goes: pure decisions |
+//! | [`command`] | facts about commands, where each request goes, and what it is answered while Redis cannot be asked: pure decisions |
 //! | `buffer` | byte queues, and the budget of memory they take |
 //! | `transport` | a socket of any kind |
-//! | [`upstream`] | one worker's side towards Redis: lanes, connections, dialling, the pool's bound |
+//! | [`upstream`] | one worker's side towards Redis: lanes, connections, dialling, the pool's bound; breaker and supervisor |
 //! | [`client`] | one worker's clients: sessions, reply queues, local answers; listeners |
 //! | `worker` | the thread that owns both sides, and the tasks that drive them |
 //! | [`config`] | what was typed, and what is meant |
 //! | [`check`] | `outrigger check` |
+//! | [`explain`] | `outrigger explain` |
 //! | [`observe`] | the log |
 //! | [`app`] | composition: bind, start, accept, stop |
 //!
@@ -54,7 +74,7 @@
 //!
 //! | | owns | ends |
 //! |---|---|---|
-//! | main thread | listeners, signals | on SIGTERM or SIGINT |
+//! | main thread | listeners, signals, the supervisor's loop | on SIGTERM or SIGINT |
 //! | worker threads (`--workers`) | their clients and upstream connections outright, in one state that is borrowed for one poll at a time and never across an await | with the process |
 //! | a task for each client | nothing: it calls `Clients::drive` | when the session is over |
 //! | a task for each upstream connection | nothing: it calls `Upstream::drive` | when the connection is gone |
@@ -63,14 +83,21 @@
 //! # Invariants
 //!
 //! - Nothing on the path of an ordinary request crosses a thread, takes a lock, starts a task, arms a timer, or allocates. Workers meet
-//!   only in the count of permits (at dial and close), the memory budget (when a buffer is taken or given back), and the
-//!   listeners' choice of a worker.
+//!   only in the count of permits (at dial and close), the breaker's word (one load a batch), breaker and supervisor (ten
+//!   times a second for each connection, at dial and loss, and for trials), the memory budget (when a buffer is taken or
+//!   given back), and the listeners' choice of a worker.
 //! - Requests and replies are forwarded as the bytes that arrived, once scanned. What is not canonical is rewritten.
 //!   Nothing is converted between RESP2 and RESP3: each has its own connections.
 //! - No command that reads or leaves state on its connection ever travels on a lane, and what the table does not know
 //!   counts as such.
 //! - A client has unanswered requests on one upstream connection at most, and moves only when it has none. Change of
 //!   database or protocol is a change of lane, hence a barrier.
+//! - A client that waits is answered within the request timeout: by Redis, or by us. Its requests' deadlines are in their
+//!   order, so that what is answered here is always the beginning of what it waits for.
+//! - A write whose outcome is unknown is never sent again, and nothing else of this worker is sent to Redis before the old
+//!   connection is known to be dead there. What is repeated only reads, or was never sent.
+//! - Error replies that mean "cannot serve" are not passed on, and a request that is not served gets the same answer
+//!   whatever the reason: what an empty Redis would say, or an error that tells whether it can have run.
 //! - A surplus reply, or bytes that are no reply, close the upstream connection. It is never resynchronised.
 //! - Reading and writing an upstream connection advance independently. Reading never waits for a client that has stopped
 //!   reading.
@@ -93,6 +120,14 @@
 //! - A reply is only accepted for a request that was sent entirely, and one that was read while nothing was due ends the
 //!   connection. A surplus reply that is still on its way when the next request is sent cannot be told from its reply.
 //! - Option words are read as the server reads them, up to a NUL.
+//! - The supervisor's pauses do not double from 50 ms: two dials in any second are allowed, so they are spread over that
+//!   second from the first on. The numbers come from `benches/herd`.
+//! - The sign of life that is asked for when a connection is silent is a PING on connections at rest of every worker, and
+//!   one more dial where a lane has no other connection. That dial is carried on in the background when nobody waits for it
+//!   any more: its late reply is what tells that a frozen Redis is back.
+//! - A fence is not waited for. It goes ahead of the next request on the same connection, and Redis runs them in order.
+//! - A client's unanswered requests are repeated all together or not at all; the design would repeat a suffix.
+//! - A new connection is given 8 requests, and one more for each reply, until its rate is known.
 //! - Requests over 1 MiB are held whole and sent over a lane, its bulk connection if the client is free to move; they
 //!   will stream over a lease once there are leases.
 //!
@@ -103,6 +138,11 @@
 //! *In flight*: sent, and not yet answered. *Tombstone*: the in-flight entry of a client that left. *Permit*: the right to
 //! one upstream connection. *Starved*: a lane that waits for a connection somebody gives up. *Withdrawn*: a connection
 //! that takes no more requests because somebody waits for it. *Muted*: a reply the client asked not to see.
+//! *Link*: whether there is a connection, as the supervisor knows. *Trip*: the breaker opens. *Probe*: a dial to see whether
+//! Redis is back. *Trial*: a request let through while the breaker is half-open. *Sidelined*: a connection that takes no
+//! request until it has shown that it works. *Stuck*: silent, while the server answers elsewhere. *Parked*: a request that
+//! waits for another connection. *Fence*: a CLIENT KILL ahead of the next request. *Degraded*: answered as an empty Redis
+//! would, or by an error.
 
 pub mod app;
 mod buffer;
@@ -110,6 +150,7 @@ pub mod check;
 pub mod client;
 pub mod command;
 pub mod config;
+pub mod explain;
 pub mod observe;
 pub mod resp;
 mod transport;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use outrigger::config::{Args, Command, Config, Settings};
-use outrigger::{app, check, observe};
+use outrigger::{app, check, explain, observe};
 
 /// Exit code of a usage error, as in BSD's sysexits.
 const USAGE: u8 = 64;
@@ -12,11 +12,12 @@ fn main() -> ExitCode {
     return_large_buffers();
     let args = match Args::read() {
         Ok(args) => args,
-        Err((error, hint)) => return explain(&error, hint),
+        Err((error, hint)) => return usage(&error, hint),
     };
     match &args.command {
         None => resolve(&args.settings).map_or_else(|code| code, |config| serve(&config)),
         Some(Command::Check(settings)) => resolve(settings).map_or_else(|code| code, |config| check::run(&config)),
+        Some(Command::Explain(question)) => explain::run(&question.words, &question.degrade.policy()),
     }
 }
 
@@ -40,7 +41,7 @@ fn return_large_buffers() {
 }
 
 #[expect(clippy::print_stderr, reason = "the log is not running yet, and its reader may not be who typed this")]
-fn explain(error: &clap::Error, hint: Option<String>) -> ExitCode {
+fn usage(error: &clap::Error, hint: Option<String>) -> ExitCode {
     // Help and version are no failures.
     let code = if error.use_stderr() { USAGE } else { 0 };
     let printed = error.print();
