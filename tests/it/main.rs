@@ -20,9 +20,12 @@
 mod bounds;
 mod cli;
 mod command_table;
+mod degraded;
 mod differential;
+mod explain;
 mod libraries;
 mod order;
+mod outage;
 mod program;
 mod protocol;
 mod regression;

@@ -4,6 +4,7 @@
 //! Everything started here is ended when it is dropped.
 
 mod client;
+mod fault;
 mod frame;
 mod process;
 mod proxy;
@@ -11,6 +12,7 @@ mod scripted;
 mod server;
 
 pub use client::{Client, command, words};
+pub use fault::{Fault, FaultProxy, Plant};
 pub use frame::{Frame, length as frame_length};
 pub use process::{Figures, allow_files, anonymous_bytes, peak_resident_bytes, resident_bytes};
 pub use proxy::{Proxy, is_direct};

@@ -8,7 +8,7 @@ use super::{Frame, PATIENCE, frame_length, wait_until};
 use socket2::SockRef;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ pub enum Mood {
     Full(&'static str),
     /// They are accepted, and that is all.
     Silent,
-    /// Requests that begin with the first are answered with the second; all others well.
+    /// Requests that begin with the first are answered with the second as long as this mood lasts; all others well.
     Refuses(&'static str, &'static str),
 }
 
@@ -51,7 +51,10 @@ struct Shared {
     mood: Mutex<Mood>,
     /// Takes lines to the test; none once all are echoed.
     test: Mutex<Option<Sender<Line>>>,
-    dials: AtomicUsize,
+    /// When each connection was accepted.
+    dials: Mutex<Vec<Instant>>,
+    /// The last connection's number.
+    id: AtomicU64,
     unfinished: AtomicUsize,
     most_unfinished: AtomicUsize,
     over: AtomicBool,
@@ -82,7 +85,8 @@ impl Scripted {
         let shared = Arc::new(Shared {
             mood: Mutex::new(mood),
             test: Mutex::new(Some(sender)),
-            dials: AtomicUsize::new(0),
+            dials: Mutex::default(),
+            id: AtomicU64::new(0),
             unfinished: AtomicUsize::new(0),
             most_unfinished: AtomicUsize::new(0),
             over: AtomicBool::new(false),
@@ -104,7 +108,9 @@ impl Scripted {
 
     /// The next connection that speaks this version of RESP and has its handshake behind it.
     pub fn line(&mut self, protocol: u8) -> Line {
+        let start = Instant::now();
         loop {
+            assert!(start.elapsed() < PATIENCE, "nobody dialled and asked for RESP{protocol}, only for the other");
             if let Some(found) = self.waiting.iter().position(|line| line.protocol == protocol) {
                 return self.waiting.remove(found);
             }
@@ -117,12 +123,17 @@ impl Scripted {
     pub fn echo(&mut self) {
         *locked(&self.shared.test) = None;
         let untaken = self.waiting.drain(..).chain(self.lines.iter());
-        untaken.for_each(|mut line| drop(thread::spawn(move || line.echo())));
+        untaken.for_each(Line::echo_on);
     }
 
     /// Connections accepted so far.
     pub fn dials(&self) -> usize {
-        self.shared.dials.load(SeqCst)
+        locked(&self.shared.dials).len()
+    }
+
+    /// When each of them was.
+    pub fn dialled(&self) -> Vec<Instant> {
+        locked(&self.shared.dials).clone()
     }
 
     /// The most connections that were in their handshake at once.
@@ -145,14 +156,14 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.over.load(SeqCst) {
             return;
         }
-        shared.dials.fetch_add(1, SeqCst);
+        locked(&shared.dials).push(Instant::now());
         shared.wait_for_those_given_up();
         let unfinished = shared.unfinished.fetch_add(1, SeqCst) + 1;
         shared.most_unfinished.fetch_max(unfinished, SeqCst);
         let shared = Arc::clone(shared);
         thread::spawn(move || {
-            let mood = *locked(&shared.mood);
-            let came_through = Line::over(stream).and_then(|line| line.shake_hands(mood));
+            let id = shared.id.fetch_add(1, SeqCst) + 1;
+            let came_through = Line::over(stream, id).and_then(|line| line.shake_hands(&shared.mood));
             shared.unfinished.fetch_sub(1, SeqCst);
             let Ok(Some(mut line)) = came_through else { return };
             let test = locked(&shared.test);
@@ -179,12 +190,21 @@ pub struct Line {
     unread: Vec<u8>,
     protocol: u8,
     database: u32,
+    /// What CLIENT INFO tells the proxy of it.
+    id: u64,
+    peer: SocketAddr,
 }
 
 impl Line {
-    fn over(stream: TcpStream) -> io::Result<Self> {
+    fn over(stream: TcpStream, id: u64) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self { stream, unread: Vec::new(), protocol: 2, database: 0 })
+        let peer = stream.peer_addr()?;
+        Ok(Self { stream, unread: Vec::new(), protocol: 2, database: 0, id, peer })
+    }
+
+    /// The request that ends this connection and no other, by what CLIENT INFO told of it.
+    pub fn end_of_it(&self) -> String {
+        format!("CLIENT KILL ID {} ADDR {}", self.id, self.peer)
     }
 
     /// The database that the proxy selected.
@@ -194,8 +214,10 @@ impl Line {
 
     /// The next request of a client; what the proxy asks for itself is answered on the way.
     pub fn request(&mut self) -> Request {
+        let start = Instant::now();
         loop {
             let request = self.next().unwrap_or_else(|| panic!("the proxy ended the connection"));
+            assert!(start.elapsed() < 2 * PATIENCE, "no client asked anything, only the proxy itself");
             match self.housekeeping(&request) {
                 Some(reply) => self.say(&reply),
                 None => return request,
@@ -209,11 +231,26 @@ impl Line {
         self.try_next().unwrap_or_else(|error| panic!("no request, but {error}"))
     }
 
-    /// Takes the next request, which must be these words.
+    /// Takes the next request of a client, which must be these words.
     pub fn expect(&mut self, text: &str) {
-        let request = self.request();
-        let shown: Vec<_> = request.iter().map(|word| String::from_utf8_lossy(word)).collect();
-        assert_eq!(shown.join(" "), text);
+        assert_eq!(shown(&self.request()), text);
+    }
+
+    /// Takes the very next request, whoever made it, which must be these words; only PING is answered on the way.
+    pub fn expect_next(&mut self, text: &str) {
+        let start = Instant::now();
+        let mut request = self.next();
+        while request.as_ref().is_some_and(|request| shown(request) == "PING") {
+            assert!(start.elapsed() < PATIENCE, "nothing but PING came instead of {text}");
+            self.say(b"+PONG\r\n");
+            request = self.next();
+        }
+        assert_eq!(request.as_ref().map_or_else(|| "the end of the connection".to_owned(), shown), text);
+    }
+
+    /// Leaves it to itself: it answers each request with its last word, until the proxy ends it.
+    pub fn echo_on(mut self) {
+        thread::spawn(move || self.echo());
     }
 
     /// Waits for the first bytes of a request that is not to be read whole.
@@ -276,11 +313,14 @@ impl Line {
         }
     }
 
-    /// Answers until the proxy's PING, which ends its handshake; none if it does not come so far.
-    fn shake_hands(mut self, mood: Mood) -> io::Result<Option<Self>> {
-        let (refused, refusal) = match mood {
-            Mood::Well => ("nothing", ""),
-            Mood::Refuses(command, reply) => (command, reply),
+    /// Answers until the proxy's handshake is over, but for a SELECT; none if it does not come so far.
+    ///
+    /// CLIENT INFO ends it; where the proxy asks for HELLO twice, because it does not know this server yet, the CLIENT KILL
+    /// of nobody by which it learns whether it may use that.
+    fn shake_hands(mut self, mood: &Mutex<Mood>) -> io::Result<Option<Self>> {
+        let at_first = *locked(mood);
+        match at_first {
+            Mood::Well | Mood::Refuses(..) => {}
             Mood::HangsUp => return Ok(None),
             Mood::Full(words) => {
                 self.stream.write_all(words.as_bytes())?;
@@ -290,15 +330,21 @@ impl Line {
                 io::copy(&mut self.stream, &mut io::sink())?;
                 return Ok(None);
             }
-        };
+        }
+        let mut greetings = 0;
         while let Some(request) = self.try_next()? {
-            if request.join(&b' ').starts_with(refused.as_bytes()) {
-                self.stream.write_all(refusal.as_bytes())?;
-                continue;
+            let words = shown(&request);
+            let Some(mut reply) = self.housekeeping(&request) else { return Ok(None) };
+            let now = *locked(mood);
+            if let Mood::Refuses(refused, refusal) = now
+                && words.starts_with(refused)
+            {
+                reply = refusal.into();
             }
-            let Some(reply) = self.housekeeping(&request) else { return Ok(None) };
             self.stream.write_all(&reply)?;
-            if request[0] == b"PING" {
+            greetings += usize::from(words.starts_with("HELLO"));
+            let last = if greetings > 1 { "CLIENT KILL" } else { "CLIENT INFO" };
+            if words.starts_with(last) {
                 return Ok(Some(self));
             }
         }
@@ -319,6 +365,16 @@ impl Line {
             }
             ["AUTH", ..] | ["CLIENT", "SETNAME", _] => Some(b"+OK\r\n".to_vec()),
             ["PING"] => Some(b"+PONG\r\n".to_vec()),
+            ["CLIENT", "INFO"] => {
+                let text = format!(
+                    "id={} addr={} laddr={} fd=8 name= db=0",
+                    self.id,
+                    self.peer,
+                    self.stream.local_addr().ok()?
+                );
+                Some(if self.protocol == 3 { verbatim(&text) } else { bulk(text.as_bytes()) })
+            }
+            ["CLIENT", "KILL", "ID", ..] => Some(b":0\r\n".to_vec()),
             _ => None,
         }
     }
@@ -358,6 +414,15 @@ impl Line {
 /// `word` as a bulk string.
 pub fn bulk(word: &[u8]) -> Vec<u8> {
     [format!("${}\r\n", word.len()).as_bytes(), word, b"\r\n"].concat()
+}
+
+fn verbatim(text: &str) -> Vec<u8> {
+    format!("={}\r\ntxt:{text}\r\n", text.len() + 4).into_bytes()
+}
+
+/// The words of a request, fit for a message.
+fn shown(request: &Request) -> String {
+    request.iter().map(|word| String::from_utf8_lossy(word)).collect::<Vec<_>>().join(" ")
 }
 
 /// What a server says to HELLO.

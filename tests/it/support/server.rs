@@ -1,11 +1,13 @@
 //! Real servers: each in a directory of its own, on a port of its own, without persistence.
 
 use super::{Client, PATIENCE, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 use std::{env, fs, process};
 use tempfile::TempDir;
 
@@ -102,11 +104,40 @@ impl Server {
         }
     }
 
-    /// Starts the server again, on the same port, with nothing stored.
+    /// Stops the server where it is: the kernel goes on accepting and acknowledging for it, and nobody is answered.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+        wait_until("the server stands still", PATIENCE, || self.state() == Some('T'));
+    }
+
+    /// Lets a frozen server go on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("the server is running");
+        kill_process(Pid::from_child(child), signal).expect("the server is ours");
+    }
+
+    /// What the system says it does: `S` sleeps, `R` runs, `T` stands still.
+    fn state(&self) -> Option<char> {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.as_ref()?.id())).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    }
+
+    /// Starts the server again, on the same port, with nothing stored (unless it was told to keep a log: `--appendonly`).
     pub fn start_again(&mut self) {
         self.kill();
         self.try_start();
         assert!(self.child.is_some(), "{} did not come back on port {}", self.kind.name(), self.port);
+    }
+
+    /// Waits until the server runs a script and answers nobody.
+    pub fn wait_until_busy(&self) {
+        let mut admin = self.connect();
+        admin.set_patience(Duration::from_millis(200)).expect("a time limit can be set");
+        wait_until("the script runs", Duration::from_secs(4), || admin.exchange(b"PING\r\n").is_err());
     }
 
     /// What `INFO section` says, by field.

@@ -1,6 +1,8 @@
 //! Connections that never come to be, and those that nobody uses.
 
-use super::{assert_unavailable, clients_on_one_line, proxy_before, proxy_with, shown};
+use super::{
+    assert_served, assert_unavailable, clients_on_one_line, clients_on_the_line, nil, proxy_before, proxy_with, shown,
+};
 use crate::support::{Client, Figures, Mood, PATIENCE, Proxy, Scripted, alone, bulk, is_direct, wait_until, words};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +16,9 @@ const MARGIN: Duration = Duration::from_millis(1_500);
 /// The longest that service may take to return once the upstream is well.
 const RECOVERY: Duration = Duration::from_secs(5);
 
+/// The same where a password was refused: the next try is 30 s later, give or take a tenth.
+const RECOVERY_FROM_PASSWORD: Duration = Duration::from_secs(36);
+
 /// Dials that may be under way at once.
 const DIALS: usize = 2;
 
@@ -22,12 +27,14 @@ const NO_HELLO: &str = "-ERR unknown command `HELLO`, with args beginning with: 
 
 #[test]
 fn a_wrong_password() {
-    refused(Mood::Refuses("HELLO", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"));
+    let mood = Mood::Refuses("HELLO", "-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+    refused_for(mood, RECOVERY_FROM_PASSWORD);
 }
 
 #[test]
 fn no_password_where_one_is_asked_for() {
-    refused(Mood::Refuses("HELLO", "-NOAUTH HELLO must be called with the client already authenticated\r\n"));
+    let mood = Mood::Refuses("HELLO", "-NOAUTH HELLO must be called with the client already authenticated\r\n");
+    refused_for(mood, RECOVERY_FROM_PASSWORD);
 }
 
 #[test]
@@ -60,9 +67,13 @@ fn an_upstream_that_says_nothing() {
     refused(Mood::Silent);
 }
 
-/// Clients of 16 databases and both protocols are told that the upstream is not available, in time, are kept, and are
-/// served once it is well.
 fn refused(mood: Mood) {
+    refused_for(mood, RECOVERY);
+}
+
+/// Clients of 16 databases are answered in time, as if the server were empty or by an error that is true, are kept, and are
+/// served within `recovery` once it is well.
+fn refused_for(mood: Mood, recovery: Duration) {
     if is_direct() {
         return;
     }
@@ -78,17 +89,21 @@ fn refused(mood: Mood) {
     let mut figures = Figures::of(&format!("{mood:?}"));
     figures.add("slowest_ms", slowest.as_millis());
     figures.add("dials", upstream.dials());
+    if recovery == RECOVERY_FROM_PASSWORD {
+        assert_eq!(upstream.dials(), 1, "tries may be counted");
+    }
     upstream.turn(Mood::Well);
     let well = Instant::now();
     for (database, client) in &mut clients {
         let key = format!("key-in-{database}");
         let due = bulk(key.as_bytes());
-        wait_until("the client is served", RECOVERY, || {
+        wait_until("the client is served", recovery, || {
             let reply = client.ask(&format!("GET {key}"));
-            assert!(reply == due || reply.starts_with(b"-UNAVAILABLE "), "{}", shown(&reply));
+            assert!(reply == due || shown(&reply) == nil(2), "{}", shown(&reply));
             reply == due
         });
     }
+    assert_served(clients.iter_mut().map(|(_, client)| client));
     figures.add("recovery_ms", well.elapsed().as_millis());
     figures.add("dials_at_once", upstream.most_unfinished());
     assert!(upstream.most_unfinished() <= DIALS, "{} dials at once", upstream.most_unfinished());
@@ -98,13 +113,18 @@ fn refused(mood: Mood) {
 
 /// Returns how long the slowest answer took.
 fn is_told_so(client: &mut Client, database: u32) -> Duration {
-    let start = Instant::now();
-    assert_eq!(shown(&client.ask(&format!("SELECT {database}"))), "+OK\\r\\n");
-    let (selected, start) = (start.elapsed(), Instant::now());
-    assert_unavailable(&client.ask("GET k"));
-    let answered = start.elapsed();
-    assert_eq!(shown(&client.ask("PING")), "+PONG\\r\\n");
-    selected.max(answered)
+    let mut slowest = Duration::ZERO;
+    let mut ask = |request: &str| {
+        let start = Instant::now();
+        let reply = client.ask(request);
+        slowest = slowest.max(start.elapsed());
+        reply
+    };
+    assert_eq!(shown(&ask(&format!("SELECT {database}"))), "+OK\\r\\n");
+    assert_eq!(shown(&ask("GET k")), nil(2));
+    assert_unavailable(&ask("INCR n"));
+    assert_eq!(shown(&ask("PING")), "+PONG\\r\\n");
+    slowest
 }
 
 fn proxy_before_in_time(upstream: &Scripted) -> Proxy {
@@ -129,7 +149,8 @@ fn a_server_without_hello_serves_clients_of_resp2() {
         assert_eq!(shown(&client.ask("GET k")), "$1\\r\\nk\\r\\n", "database {database}");
         if greeting.starts_with(b"%") {
             // What cannot be had in RESP3 must not cost those who do not want it.
-            assert_unavailable(&modern.ask("GET k"));
+            assert_eq!(shown(&modern.ask("GET k")), nil(3));
+            assert_unavailable(&modern.ask("INCR n"));
         }
     }
     proxy.assert_running();
@@ -144,14 +165,21 @@ fn what_one_protocol_cannot_have_costs_the_other_nothing() {
     let proxy = proxy_before(&upstream);
     // The connection that every proxy makes at start is of RESP3.
     wait_until("the first attempt fails", PATIENCE, || proxy.logged("cannot get an upstream connection") > 0);
-    let ([mut client], line) = clients_on_one_line(&mut upstream, &proxy, 2);
+    let ([mut client], line) = clients_on_the_line(&mut upstream, &proxy, 2);
+    // Another of RESP2 has its connection in another database, so that the server does not seem to be gone.
+    let mut other = proxy.connect();
+    other.send(&[words("SELECT 1"), words("GET k")].concat());
+    upstream.line(2).echo_on();
+    assert_eq!(shown(&other.reply()), "+OK\\r\\n");
+    assert_eq!(shown(&other.reply()), "$1\\r\\nk\\r\\n");
     let mut modern = proxy.connect();
     modern.hello3();
     upstream.echo();
     assert_eq!(line.end_and_drain().len(), 0, "nothing was in flight");
     let dials = upstream.dials();
     wait_until("another attempt is made", RECOVERY, || {
-        assert_unavailable(&modern.ask("GET k"));
+        assert_eq!(shown(&modern.ask("GET k")), nil(3));
+        assert_unavailable(&modern.ask("INCR n"));
         upstream.dials() > dials
     });
     // The lane of RESP3 has failed while that of RESP2 had no connection.
@@ -166,12 +194,12 @@ fn the_handshake_is_one_step_at_a_time_and_may_come_in_pieces() {
     let mut upstream = Scripted::start();
     let proxy = proxy_before(&upstream);
     let mut client = proxy.connect();
-    client.select(3);
-    client.send(&words("GET k"));
+    client.send(&[words("SELECT 3"), words("GET k")].concat());
     let mut line = upstream.line(2);
-    assert_eq!(line.database(), 3);
     line.expect("GET k");
+    assert_eq!(line.database(), 3);
     line.say(b"$1\r\nv\r\n");
+    assert_eq!(shown(&client.reply()), "+OK\\r\\n");
     assert_eq!(shown(&client.reply()), "$1\\r\\nv\\r\\n");
 }
 
