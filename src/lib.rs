@@ -127,6 +127,10 @@
 //!   any more: its late reply is what tells that a frozen Redis is back.
 //! - A fence is not waited for. It goes ahead of the next request on the same connection, and Redis runs them in order.
 //! - A client's unanswered requests are repeated all together or not at all; the design would repeat a suffix.
+//! - A connection that misses a deadline and goes on answering stays in service, and its clients stay with it: it is slow, and
+//!   another would be no better. The design would take it out of service.
+//! - The name's addresses are asked for by whoever dials (`upstream/resolve.rs`), five seconds after the last answer at the
+//!   soonest, also after a loss.
 //! - A new connection is given 8 requests, and one more for each reply, until its rate is known.
 //! - Requests over 1 MiB are held whole and sent over a lane, its bulk connection if the client is free to move; they
 //!   will stream over a lease once there are leases.
