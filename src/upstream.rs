@@ -187,6 +187,8 @@ pub(crate) struct Upstream {
     /// Writes that may still run on connections that are gone.
     fences: Vec<Fence>,
     fence_serial: u32,
+    /// Requests refused because the server is too slow since that was last logged, and when it may be again, in ticks.
+    overloads: (u64, u32),
     /// Requests parked at lanes.
     parked: usize,
     budget: Budget,
@@ -223,6 +225,7 @@ impl Upstream {
             window: MAX_IN_FLIGHT,
             fences: Vec::new(),
             fence_serial: 0,
+            overloads: (0, 0),
             parked: 0,
             budget: Budget::new(),
             sent: 0,
@@ -350,7 +353,10 @@ impl Upstream {
             }
         };
         match self.connection(best) {
-            Some(connection) if connection.is_overloaded() => Reserve::Unavailable(Error::Overloaded),
+            Some(connection) if connection.is_overloaded() => {
+                self.overloads.0 += 1;
+                Reserve::Unavailable(Error::Overloaded)
+            }
             Some(connection) if connection.has_room() => Reserve::Ready(best),
             Some(connection) => {
                 connection.wait(want.client, waker);

@@ -13,6 +13,10 @@ const BATCHES: usize = 32;
 /// The rate counts as known from so many on.
 const ENOUGH: usize = 8;
 
+/// A server that answered all these within less than this part of the deadline is not slow, however small the batches: what
+/// is seen then is how we were scheduled.
+const PROMPT: u64 = 8;
+
 /// Requests in flight on a connection whose rate is not known yet; each reply adds one. A quick server has shown it within
 /// milliseconds, and a slow one is not given more than it can answer.
 const FIRST_LIMIT: usize = 8;
@@ -28,24 +32,17 @@ pub(crate) struct Admission {
     batches: usize,
     deadline: Duration,
     limit: usize,
-    /// Connections that the server serves at the same time: it is one thread for all.
-    sharers: usize,
 }
 
 impl Admission {
     /// Nothing is known of the server yet; requests have `deadline` in all.
     pub(crate) fn new(deadline: Duration) -> Self {
-        Self { recent: [(0, 0); BATCHES], batches: 0, deadline, limit: FIRST_LIMIT, sharers: 1 }
+        Self { recent: [(0, 0); BATCHES], batches: 0, deadline, limit: FIRST_LIMIT }
     }
 
     /// Most requests that may be in flight.
     pub(crate) fn limit(&self) -> usize {
-        (self.limit / self.sharers).max(1)
-    }
-
-    /// Says how many connections the server serves at the same time, this one included.
-    pub(crate) fn share(&mut self, sharers: usize) {
-        self.sharers = sharers.max(1);
+        self.limit
     }
 
     /// Whether the limit is what the server can do. If it is not known yet, requests beyond it do well to wait a moment.
@@ -79,8 +76,12 @@ impl Admission {
             .iter()
             .fold((0, 0), |(replies, micros): (u64, u64), batch| (replies + batch.0, micros.saturating_add(batch.1)));
         let (replies, micros) = (replies - excepted_replies, micros.saturating_sub(excepted_micros));
-        let time = u64::try_from(self.deadline.as_micros()).unwrap_or(u64::MAX) / SHARE.1 * SHARE.0;
-        let count = time.saturating_mul(replies).checked_div(micros);
+        let deadline = u64::try_from(self.deadline.as_micros()).unwrap_or(u64::MAX);
+        if micros < deadline / PROMPT {
+            self.limit = usize::MAX;
+            return;
+        }
+        let count = (deadline / SHARE.1 * SHARE.0).saturating_mul(replies).checked_div(micros);
         self.limit = count.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX).max(1));
     }
 }
@@ -117,5 +118,10 @@ mod tests {
     fn a_new_server_is_given_little_at_first() {
         assert_eq!(shown(&[]), 8);
         assert_eq!(shown(&[(1, SECOND), (16, SECOND), (2, SECOND)]), 8 + 19, "each reply adds one");
+    }
+
+    #[test]
+    fn a_server_that_answers_promptly_is_not_slow_however_few_replies_come_at_once() {
+        assert_eq!(shown(&[(1, SECOND / 100); 40]), usize::MAX);
     }
 }

@@ -268,11 +268,6 @@ impl Connection {
         self.streaming
     }
 
-    /// Says how many connections have requests in flight, this one included.
-    pub(crate) fn share(&mut self, sharers: usize) {
-        self.admission.share(sharers);
-    }
-
     /// Sets how many requests may be in flight.
     pub(crate) fn set_window(&mut self, window: usize) {
         self.window = window;

@@ -39,6 +39,9 @@ const RETIRE_AFTER: Duration = Duration::from_secs(60);
 /// So many requests in flight that nobody waits for any more end a connection.
 const MAX_LATE: usize = 256;
 
+/// Overload is logged no more often, in ticks.
+const OVERLOADS_EVERY: u32 = 100;
+
 /// A worker that did not run for so many ticks has replies to read before it may judge anybody.
 const ASLEEP: u32 = 5;
 
@@ -50,16 +53,19 @@ impl Upstream {
         self.shared.hear(self.heard);
         self.budget.deposit(std::mem::take(&mut self.sent));
         self.budget.tick();
+        if self.overloads.0 > 0 && self.ticks >= self.overloads.1 {
+            let requests = self.overloads.0;
+            tracing::warn!(requests, "refused what a slow upstream could not answer in time");
+            self.overloads = (0, self.ticks + OVERLOADS_EVERY);
+        }
         let asleep = self.ticks.saturating_sub(before) > ASLEEP;
         if asleep && !std::mem::replace(&mut self.overslept, asleep) {
             return;
         }
         self.overslept = asleep;
         let passes_on_readonly = self.shared.ask(|supervisor| supervisor.passes_on_readonly(self.now));
-        let sharers = self.connections.iter().filter(|(_, entry)| entry.connection.in_flight() > 0).count();
         let mut failed = false;
         for id in self.ids() {
-            self.connection(id).into_iter().for_each(|connection| connection.share(sharers));
             self.connection(id).into_iter().for_each(|connection| connection.pass_on_readonly(passes_on_readonly));
             failed |= self.end_slot(id);
             self.sweep(id, clients);
