@@ -28,9 +28,9 @@ use tokio::time::Instant;
 
 use super::jitter::Jitter;
 
-/// Of any two dials, the next but one begins so much later than the first, unless the link is up. It is a little more
-/// than a second because a dial leaves some time after we were asked for it, and the second of two may be quicker.
-const TWO_DIALS: Duration = Duration::from_millis(1020);
+/// Of any three dials, the last begins so much later than the first has left, unless the link is up: more than a second,
+/// by the precision of the kernel's clocks.
+const TWO_DIALS: Duration = Duration::from_millis(1001);
 
 /// Refused at once, the first pause. Two dials a second are as many as are allowed and as are needed to be back within
 /// half a second, so from here on the pauses do not grow. This one is as wide as the period of those that follow: all

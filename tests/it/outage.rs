@@ -3,7 +3,8 @@
 //!
 //! - [`at_most_once`], [`faults`], [`planted`]: a [`crowd`] keeps a [`history`] of what it asked and heard; the [`checker`]
 //!   tells whether that can be true together with what the server holds in the end; a [`stage`] is all parts of such a test.
-//! - [`readers`], [`libraries`], [`time`], [`slow`]: what clients see of an outage, and for how long; [`spread`] are figures.
+//! - [`readers`], [`libraries`], [`time`], [`slow`]: what clients see of an outage, and for how long; [`spread`] are figures,
+//!   and [`noise`] is what the machine adds to them.
 //! - [`storm`], [`names`]: how Redis is found again: two hundred sidecars in a [`network`] of their own, with [`polls`] for
 //!   clients; every packet of [`dials`] is seen, and the name is told by a [`resolver`].
 
@@ -16,6 +17,7 @@ mod history;
 mod libraries;
 mod names;
 mod network;
+mod noise;
 mod planted;
 mod polls;
 mod readers;

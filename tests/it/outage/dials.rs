@@ -2,9 +2,13 @@
 //!
 //! When a packet was sent is told by the timestamp that TCP puts into it, in milliseconds; when we get to see it depends on
 //! how busy the machine is.
+//!
+//! A packet that the kernel sends again is no new dial. It does so after a second where it was lost, and after 8 ms where
+//! what is left of an old connection between the same ports has answered it (RFC 5961, section 4).
 
 use crate::support::Over;
 use socket2::{Domain, Protocol, SockFilter, Socket, Type};
+use std::collections::HashSet;
 use std::fs;
 use std::io::Read;
 use std::net::Ipv4Addr;
@@ -84,9 +88,13 @@ impl Dials {
 fn note(mut socket: Socket, port: u16, seen: &Mutex<Vec<Packet>>, is_over: &AtomicBool) {
     let mut bytes = [0; 128];
     let mut first = None;
+    let mut known = HashSet::new();
     while !is_over.load(Ordering::Relaxed) {
         let Ok(length) = socket.read(&mut bytes) else { continue };
         let Some((host, step, sent)) = opening(&bytes[..length], port) else { continue };
+        if !known.insert(identity(&bytes[..length])) {
+            continue;
+        }
         let (begin, sent_first) = *first.get_or_insert_with(|| (Instant::now(), sent));
         let at = begin + Duration::from_millis(sent.wrapping_sub(sent_first).into());
         seen.lock().unwrap_or_else(PoisonError::into_inner).push(Packet { at, host, step });
@@ -104,6 +112,12 @@ fn opening(packet: &[u8], port: u16) -> Option<(Ipv4Addr, Step, u32)> {
         _ => return None,
     };
     Some((host, step, timestamp(tcp.get(20..)?).expect("TCP has timestamps")))
+}
+
+/// What a packet that is sent again has in common with the first: addresses, ports, and the initial sequence number.
+fn identity(packet: &[u8]) -> Option<[[u8; 4]; 4]> {
+    let ports = usize::from(packet[0] & 0x0f) * 4;
+    Some([four(packet, 12)?, four(packet, 16)?, four(packet, ports)?, four(packet, ports + 4)?])
 }
 
 /// The timestamp among the options of TCP.

@@ -1,6 +1,7 @@
 //! A Redis that is slow rather than gone, under more load than it can carry: what is served is served in time, the rest is
 //! refused at once and truthfully, and nothing grows.
 
+use super::noise::Noise;
 use super::spread::Spread;
 use crate::support::{
     Client, Figures, Frame, Over, Proxy, alone, bulk, frame_length, is_direct, resident_bytes, wait_until, words,
@@ -29,7 +30,7 @@ const LOAD: Duration = Duration::from_secs(14);
 const DEADLINE: Duration = Duration::from_secs(4);
 /// What may be added to it until the client has the answer.
 const MARGIN: Duration = Duration::from_millis(250);
-/// What 99 of 100 refusals may take.
+/// What 99 of 100 refusals may take, besides what the machine adds.
 const REFUSED: Duration = Duration::from_millis(5);
 /// From then on memory must not grow.
 const WARM: Duration = Duration::from_secs(3);
@@ -63,6 +64,7 @@ fn alone_a_server_that_turns_slow_under_full_load_harms_nothing_but_service() {
 /// What came of a load.
 struct Load {
     seen: Vec<Exchange>,
+    noise: Spread,
     start: Instant,
     /// Resident memory of the proxy, in bytes: when the load was steady, and the most after that.
     memory: [u64; 2],
@@ -81,12 +83,15 @@ impl Load {
         let clients: Vec<_> = (0..CLIENTS).map(|number| connected(&proxy, number)).collect();
         let (over, ended) = Over::flag();
         slow.costs_us.store(microseconds(PER_REPLY), Relaxed);
+        let noise = Noise::listen();
         let first = Instant::now();
         let start = first + rise;
         let pid = proxy.pid().expect("a proxy");
         let (memory, seen) = thread::scope(|scope| {
             let go_on = |(number, mut client)| {
-                let (begin, ended) = (if number < FEW { first } else { start }, &ended);
+                // One after the other within a pace: in step they would measure how fast the machine wakes them all.
+                let step = PACE * u32::try_from(number).expect("small") / u32::try_from(CLIENTS).expect("small");
+                let (begin, ended) = (if number < FEW { first } else { start } + step, &ended);
                 scope.spawn(move || {
                     thread::sleep(begin.saturating_duration_since(Instant::now()));
                     go_on(&mut client, number, ended)
@@ -99,10 +104,11 @@ impl Load {
             let seen = clients.into_iter().flat_map(|client| client.join().expect("every reply is told apart"));
             (memory, seen.collect::<Vec<_>>())
         });
+        let noise = noise.heard();
         proxy.assert_running();
         slow.costs_us.store(0, Relaxed);
         let (most_connections, dials) = (slow.most.load(Relaxed), slow.dials.load(Relaxed));
-        Self { seen, start, memory, most_connections, dials, opened: proxy.logged(r#""state":"open""#) }
+        Self { seen, noise, start, memory, most_connections, dials, opened: proxy.logged(r#""state":"open""#) }
     }
 }
 
@@ -232,6 +238,7 @@ impl Load {
         figures.add("answers", self.seen.len());
         figures.add("served", self.served().shown());
         figures.add("refused", self.refused().shown());
+        figures.add("noise", self.noise.shown());
         figures.add("indeterminate", self.of(Outcome::Indeterminate).count());
         figures.add("sent_and_late", self.late());
         figures.add("errors", format!("{:?}", self.errors()));
@@ -252,13 +259,11 @@ impl Load {
         let under_load = self.of(Outcome::Served).filter(|one| one.sent > self.start).count();
         let carried = usize::try_from(LOAD.as_millis() / PER_REPLY.as_millis()).expect("small");
         assert!(refused.count() > served.count(), "there was no overload: {} refused", refused.count());
-        assert!(refused.p99() < REFUSED && refused.median() < REFUSED / 2, "refused: {}", refused.shown());
+        let at_once = refused.median() < REFUSED / 2 && refused.p99() < REFUSED + self.noise.p99();
+        assert!(at_once, "refused: {}; an echo: {}", refused.shown(), self.noise.shown());
         assert!(indeterminate * 100 < self.seen.len(), "{indeterminate} of {} are indeterminate", self.seen.len());
-        // How much of its work is in vain depends on how soon its rate is known, so that is a figure only.
-        let mut figures = Figures::of("slow server, under full load");
-        figures.add("served", under_load);
-        figures.add("carried", carried);
-        assert!(under_load > 0, "nobody is served any more");
+        assert!(under_load * 2 >= carried, "{under_load} served where the server carries {carried}");
+        assert!(self.late() * 10 <= served.count(), "{} sent and late, {} served", self.late(), served.count());
         assert_eq!(self.opened, 0, "the breaker opened: slow is not gone");
         let errors = self.errors();
         let others =
