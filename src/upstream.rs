@@ -106,6 +106,8 @@ pub(crate) enum Reserve {
     Wait,
     /// No connection is to be had now.
     Unavailable(Error),
+    /// The connection that the client is bound to is not of this lane, or takes no requests.
+    Elsewhere(ConnectionId),
 }
 
 /// What a session wants a connection for.
@@ -323,14 +325,8 @@ impl Upstream {
         self.reserve(Want { client, lane, bound: None, usage: Use::Normal }, waker)
     }
 
-    /// True if the connection belongs to that lane and takes requests.
-    pub(crate) fn is_of_lane(&self, id: ConnectionId, lane: LaneId) -> bool {
-        self.connections
-            .get(id.slot)
-            .is_some_and(|entry| entry.serial == id.serial && entry.lane == lane && !entry.connection.is_sidelined())
-    }
-
     /// Finds the connection for a client's next request, if the breaker lets it through.
+    #[inline(always)] // Once for each request or reply: a call costs as much as what it does.
     pub(crate) fn reserve(&mut self, want: Want, waker: &Waker) -> Reserve {
         match self.view.state {
             State::Closed | State::Starting | State::Disabled => {}
@@ -352,19 +348,21 @@ impl Upstream {
                 best
             }
         };
-        match self.connection(best) {
-            Some(connection) if connection.is_overloaded() => {
-                self.overloads.0 += 1;
-                Reserve::Unavailable(Error::Overloaded)
-            }
-            Some(connection) if connection.has_room() => Reserve::Ready(best),
-            Some(connection) => {
-                connection.wait(want.client, waker);
-                Reserve::Wait
-            }
-            // Cannot happen: a connection that goes answers its clients first, and they are free then.
-            None => Reserve::Unavailable(Error::Closed),
+        let is_of_lane = |entry: &&mut Entry| {
+            entry.serial == best.serial && entry.lane == want.lane && !entry.connection.is_sidelined()
+        };
+        let Some(Entry { connection, .. }) = self.connections.get_mut(best.slot).filter(is_of_lane) else {
+            return Reserve::Elsewhere(best);
+        };
+        if connection.has_room() {
+            return Reserve::Ready(best);
         }
+        if connection.is_overloaded() {
+            self.overloads.0 += 1;
+            return Reserve::Unavailable(Error::Overloaded);
+        }
+        connection.wait(want.client, waker);
+        Reserve::Wait
     }
 
     /// Notes that a lane's request was not let through.
@@ -376,23 +374,26 @@ impl Upstream {
 
     /// Sends a request on a connection that [`Upstream::reserve`] has just named; its bytes are copied. Returns its
     /// deadline.
+    #[inline(always)] // Once for each request or reply: a call costs as much as what it does.
     pub(crate) fn send(&mut self, id: ConnectionId, message: Message, request: &[u8]) -> u32 {
         let sending = self.sending(id, message);
-        let deadline = sending.deadline;
+        let trial = self.trial.take();
         if let Some(entry) = self.connections.get_mut(id.slot).filter(|entry| entry.serial == id.serial) {
             entry.connection.send(sending, request, &mut self.pool);
+            trial.into_iter().for_each(|trial| entry.connection.try_with_last(trial));
         }
-        deadline
+        sending.deadline
     }
 
     /// As [`Upstream::send`] for a large request, which is not copied.
     pub(crate) fn send_owned(&mut self, id: ConnectionId, message: Message, request: Vec<u8>) -> u32 {
         let sending = self.sending(id, message);
-        let deadline = sending.deadline;
+        let trial = self.trial.take();
         if let Some(connection) = self.connection(id) {
             connection.send_owned(sending, request);
+            trial.into_iter().for_each(|trial| connection.try_with_last(trial));
         }
-        deadline
+        sending.deadline
     }
 
     fn sending(&mut self, id: ConnectionId, message: Message) -> Sending {
@@ -402,10 +403,9 @@ impl Upstream {
         self.sent += 1;
         let Message { client, traits, since, after } = message;
         let limit = if traits.is_slow() { self.slow_limit } else { self.limit };
-        let trial = self.trial.take();
-        let allowed = if trial.is_some() { limit.min(TRIAL_TICKS) } else { limit };
+        let allowed = if self.trial.is_some() { limit.min(TRIAL_TICKS) } else { limit };
         let deadline = (since.unwrap_or(self.ticks) + allowed).max(after);
-        Sending { client, traits, deadline, view: self.view, trial }
+        Sending { client, traits, deadline, view: self.view }
     }
 
     /// Asks for COMMAND on the connection that a client of this protocol has just been sent to, to remember the reply.

@@ -238,37 +238,37 @@ impl Session {
 
     /// Decides about one canonical request.
     fn dispatch(&mut self, name: &[u8], frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
-        let args = Args::new(frame);
-        let route = route::route(name, args.clone());
+        let args = || Args::new(frame);
+        let route = route::route(name, args);
         if !self.state.authenticated
             && !matches!(route, Route::Local(Local::Auth | Local::Hello | Local::Quit | Local::Reset))
         {
             return self.answer_with(turn.env, |out| build::error(refusal::NOAUTH, out));
         }
-        if let Some(step) = self.after_refused_multi(name, args.len(), route, turn) {
+        if let Some(step) = self.after_refused_multi(name, args, route, turn) {
             return step;
         }
         match route {
             Route::Shared(manner) => self.forward(frame, manner, turn),
-            Route::Local(local) => self.local(local, args, frame, turn),
+            Route::Local(local) => self.local(local, args(), frame, turn),
             Route::Refused(cause) => {
                 let identity = turn.upstream.shared().identity();
-                self.answer_with(turn.env, |out| refusal::refuse(cause, &args, identity, out))
+                self.answer_with(turn.env, |out| refusal::refuse(cause, &args(), identity, out))
             }
         }
     }
 
     /// What stands between a refused MULTI and its EXEC must not run bare: the client meant all or nothing.
-    fn after_refused_multi(
+    fn after_refused_multi<'a>(
         &mut self,
         name: &[u8],
-        count: usize,
+        args: impl Fn() -> Args<'a>,
         route: Route,
         turn: &mut Turn<'_, '_>,
     ) -> Option<Step> {
         let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
         if !self.state.refused_multi {
-            self.state.refused_multi = route == Route::Refused(Cause::Transaction) && is(b"multi") && count == 1;
+            self.state.refused_multi = route == Route::Refused(Cause::Transaction) && is(b"multi") && args().len() == 1;
             return None;
         }
         if matches!(route, Route::Local(Local::Quit | Local::Reset)) {
@@ -332,7 +332,7 @@ impl Session {
         if !turn.upstream.knows_database(database) && database != turn.upstream.shared().default_database() {
             let key = LaneKey { database, ..self.lane_key() };
             match turn.upstream.try_database(key, self.key, turn.cx.waker()) {
-                Reserve::Ready(_) => {}
+                Reserve::Ready(_) | Reserve::Elsewhere(_) => {}
                 Reserve::Wait if self.may_wait(turn) => return Step::Blocked,
                 Reserve::Unavailable(Error::Database(reply)) => {
                     return self.answer_with(turn.env, |out| build::error(&reply, out));
@@ -357,25 +357,18 @@ impl Session {
             // No time is left for a reply.
             return self.unavailable(frame, &Error::Overdue, turn);
         }
-        if self.replies.forwarded() == 0
-            && let Some(id) = self.bound
-            && !turn.upstream.is_of_lane(id, self.lane)
-        {
-            // It was kept there, and goes elsewhere now.
-            turn.upstream.leave(id);
-            self.bound = None;
-        }
-        let want = Want { client: self.key, lane: self.lane, bound: self.bound, usage };
-        let reserved = if self.bound.is_some_and(|id| !turn.upstream.is_of_lane(id, self.lane)) {
-            // A change of connection is a barrier: what is unanswered on the old one comes first.
-            self.wake_at = Some(0);
-            Reserve::Wait
-        } else {
-            turn.upstream.reserve(want, turn.cx.waker())
-        };
-        if matches!(reserved, Reserve::Wait) && self.replies.forwarded() > 0 {
-            // Once it has all its replies it is free to go elsewhere.
-            self.wake_at = Some(0);
+        let mut want = Want { client: self.key, lane: self.lane, bound: self.bound, usage };
+        let mut reserved = turn.upstream.reserve(want, turn.cx.waker());
+        if let Reserve::Elsewhere(id) = reserved {
+            if self.replies.forwarded() > 0 {
+                // A change of connection is a barrier: what is unanswered on the old one comes first.
+                reserved = Reserve::Wait;
+            } else {
+                // It was kept there, and goes elsewhere now.
+                turn.upstream.leave(id);
+                (self.bound, want.bound) = (None, None);
+                reserved = turn.upstream.reserve(want, turn.cx.waker());
+            }
         }
         match reserved {
             Reserve::Ready(id) => {
@@ -398,8 +391,13 @@ impl Session {
                 }
                 Step::Done
             }
-            Reserve::Wait if self.may_wait(turn) => Step::Blocked,
-            Reserve::Wait => self.unavailable(frame, &Error::Overdue, turn),
+            Reserve::Wait | Reserve::Elsewhere(_) => {
+                if self.replies.forwarded() > 0 {
+                    // Once it has all its replies it is free to go elsewhere.
+                    self.wake_at = Some(0);
+                }
+                if self.may_wait(turn) { Step::Blocked } else { self.unavailable(frame, &Error::Overdue, turn) }
+            }
             Reserve::Unavailable(error) => self.unavailable(frame, &error, turn),
         }
     }

@@ -103,15 +103,15 @@ enum Plan {
 /// One plan for each command of the table, so that a request costs one look-up.
 static PLANS: LazyLock<Vec<Plan>> = LazyLock::new(|| table::all().iter().map(plan).collect());
 
-/// Decides for a request; `args` is the whole of it, the name first.
+/// Decides for a request; `args` gives the whole of it, the name first, and is asked only where the name does not decide.
 #[must_use]
-pub fn route<'a>(name: &[u8], args: impl Iterator<Item = &'a [u8]> + Clone) -> Route {
+pub fn route<'a, A: Iterator<Item = &'a [u8]>>(name: &[u8], args: impl Fn() -> A) -> Route {
     let Some(command) = table::find(name) else { return Route::Refused(Cause::Unknown) };
     match PLANS.get(command.index()).copied() {
         Some(Plan::Fixed(route)) => route,
-        Some(Plan::UnlessBlocking) if keys::asks_to_block(command, args.clone()) => Route::Refused(Cause::Blocking),
+        Some(Plan::UnlessBlocking) if keys::asks_to_block(command, args()) => Route::Refused(Cause::Blocking),
         Some(Plan::UnlessBlocking) => Route::Shared(manner(command)),
-        Some(Plan::Subcommand) | None => subcommand(command, args),
+        Some(Plan::Subcommand) | None => subcommand(command, args()),
     }
 }
 
@@ -167,7 +167,7 @@ mod tests {
 
     fn of(words: &str) -> Route {
         let args: Vec<&[u8]> = words.split_ascii_whitespace().map(str::as_bytes).collect();
-        route(args.first().copied().unwrap_or_default(), args.iter().copied())
+        route(args.first().copied().unwrap_or_default(), || args.iter().copied())
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub fn all() -> &'static [Command] {
 /// The command of that name, in any case of its ASCII letters. Subcommands are not found by their full name: on the wire
 /// `client|setname` is no command.
 #[must_use]
+#[inline(always)] // Once for each request: a call costs as much as what it does.
 pub fn find(name: &[u8]) -> Option<&'static Command> {
     let sought = Ends::of(name);
     let mut place = sought.place();

@@ -338,6 +338,7 @@ impl Connection {
     }
 
     /// Adds a request, copying its bytes.
+    #[inline(always)] // Once for each request or reply: a call costs as much as what it does.
     pub(crate) fn send(&mut self, sending: Sending, request: &[u8], pool: &mut ChunkPool) {
         self.outgoing.push(request, pool);
         self.enter(sending);
@@ -349,10 +350,12 @@ impl Connection {
         self.enter(sending);
     }
 
+    #[inline(always)] // Once for each request or reply: a call costs as much as what it does.
     fn enter(&mut self, sending: Sending) {
-        let Sending { client, traits, deadline, view, trial } = sending;
-        self.fresh |= !client.is_ours();
-        if client == ClientKey::PROOF {
+        let Sending { client, traits, deadline, view } = sending;
+        if !client.is_ours() {
+            self.fresh = true;
+        } else if client == ClientKey::PROOF {
             self.proof_asked = Some(Instant::now());
         }
         if self.view.generation != view.generation {
@@ -360,15 +363,17 @@ impl Connection {
             self.view = view;
         }
         let end = self.outgoing.accepted();
-        if let Some(trial) = trial {
-            self.trials.push_back((end, trial));
-        }
         self.next_deadline = self.next_deadline.min(deadline);
         self.in_flight.push_back(InFlight { client, end, deadline, traits });
         if !self.scheduled {
             self.scheduled = true;
             self.wake_task();
         }
+    }
+
+    /// Makes the request that was added last a trial, whose permit this is.
+    pub(crate) fn try_with_last(&mut self, trial: Trial) {
+        self.trials.push_back((self.outgoing.accepted(), trial));
     }
 
     fn wake_task(&self) {
@@ -552,6 +557,7 @@ impl Connection {
         Ok(())
     }
 
+    #[inline(always)] // Once for each request or reply: a call costs as much as what it does.
     fn hand_over(
         &mut self,
         entry: InFlight,

@@ -154,7 +154,7 @@ impl Upstream {
             self.raise_fences(id);
         }
         let InFlight { client, traits, deadline, .. } = request.entry;
-        let sending = Sending { client, traits, deadline, view: self.view, trial: None };
+        let sending = Sending { client, traits, deadline, view: self.view };
         if let Some(entry) = self.connections.get_mut(id.slot) {
             entry.connection.send(sending, &request.request, &mut self.pool);
         }
@@ -273,7 +273,7 @@ impl Upstream {
                 [b"CLIENT", b"KILL", b"ID", number.as_bytes(), b"ADDR", fence.peer.address.as_bytes()];
             inline::encode(words.into_iter(), &mut command);
             let client = ClientKey::of_fence(fence.serial);
-            let sending = Sending { client, traits: Traits::default(), deadline: u32::MAX, view, trial: None };
+            let sending = Sending { client, traits: Traits::default(), deadline: u32::MAX, view };
             entry.connection.send(sending, &command, &mut self.pool);
             entry.connection.fences = fence.serial;
         }

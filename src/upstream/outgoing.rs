@@ -54,7 +54,20 @@ impl Outgoing {
     }
 
     /// Appends a copy of `bytes`.
-    pub(crate) fn push(&mut self, mut bytes: &[u8], pool: &mut ChunkPool) {
+    #[inline(always)] // Once for each request or reply: a call costs as much as what it does.
+    pub(crate) fn push(&mut self, bytes: &[u8], pool: &mut ChunkPool) {
+        match self.chunks.back_mut() {
+            Some(last) if last.has_room() && last.bytes.capacity() - last.bytes.len() >= bytes.len() => {
+                last.bytes.extend_from_slice(bytes);
+                last.end += bytes.len() as u64;
+                self.accepted = last.end;
+            }
+            _ => self.push_over(bytes, pool),
+        }
+    }
+
+    /// Appends what does not fit into the last chunk.
+    fn push_over(&mut self, mut bytes: &[u8], pool: &mut ChunkPool) {
         while !bytes.is_empty() {
             let Some(last) = self.chunks.back_mut().filter(|last| last.has_room()) else {
                 self.chunks.push_back(Chunk {

@@ -4,7 +4,7 @@
 use std::ops::Range;
 
 use super::Failure;
-use super::{Trial, View};
+use super::View;
 use crate::upstream::lane::ConnectionId;
 
 /// Names a client to its worker. The generation tells a client from a later one in the same slot.
@@ -114,6 +114,7 @@ impl Traits {
 }
 
 /// A request about to be sent, without its bytes.
+#[derive(Clone, Copy)]
 pub(crate) struct Sending {
     pub(crate) client: ClientKey,
     pub(crate) traits: Traits,
@@ -121,8 +122,6 @@ pub(crate) struct Sending {
     pub(crate) deadline: u32,
     /// The breaker as it was seen when the request was let through.
     pub(crate) view: View,
-    /// The permit of a trial, while the breaker is half-open.
-    pub(crate) trial: Option<Trial>,
 }
 
 /// An in-flight entry: whose request it is, and how far in the stream it reaches.
