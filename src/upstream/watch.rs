@@ -195,7 +195,13 @@ impl Upstream {
             }
             Some(asked) => {
                 let in_service = !entry.connection.is_sidelined();
+                let again = now.saturating_duration_since(asked) >= silence;
                 if self.shared.is_proved_since(asked) {
+                    if again {
+                        // What was heard long ago proves nothing when the deadline comes.
+                        self.entry(id).into_iter().for_each(|entry| entry.questioned = Some(now));
+                        self.shared.broadcast(|| super::Event::Prove);
+                    }
                     if in_service {
                         tracing::warn!("a connection is stuck while the upstream answers on others");
                     }
