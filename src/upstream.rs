@@ -191,6 +191,8 @@ pub(crate) struct Upstream {
     fence_serial: u32,
     /// Requests refused because the server is too slow since that was last logged, and when it may be again, in ticks.
     overloads: (u64, u32),
+    /// The same of requests that had no reply before their deadline, and whether all was silent.
+    overdue: (usize, bool, u32),
     /// Requests parked at lanes.
     parked: usize,
     budget: Budget,
@@ -228,6 +230,7 @@ impl Upstream {
             fences: Vec::new(),
             fence_serial: 0,
             overloads: (0, 0),
+            overdue: (0, false, 0),
             parked: 0,
             budget: Budget::new(),
             sent: 0,
@@ -367,6 +370,8 @@ impl Upstream {
 
     /// Notes that a lane's request was not let through.
     fn refuse(&mut self, lane: LaneId, error: Error) -> Reserve {
+        // A trial is for those who can use it.
+        self.trial = None;
         self.demand = Some(lane);
         self.shared.demand(self.worker);
         Reserve::Unavailable(error)
@@ -572,7 +577,7 @@ impl Upstream {
 
     fn take(&mut self, id: ConnectionId) -> Option<(Made, LaneId)> {
         let entry = self.remove(id)?;
-        Some((entry.connection.release(), entry.lane))
+        Some((entry.connection.release(entry.renewal), entry.lane))
     }
 
     /// Closes a connection at rest; its permit passes on.

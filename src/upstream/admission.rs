@@ -16,6 +16,10 @@ const ENOUGH: usize = 8;
 /// small they are: one pause, such as a long script, is not yet a slow server, and the rest is how we were scheduled.
 const PROMPT: u64 = 8;
 
+/// An exchange that leaves nothing in flight and took less than this part of the deadline says nothing of the rate: with few
+/// requests at a time what is seen is the distance to the server, and how much was asked.
+const NEAR: u64 = 40;
+
 /// The rate is taken over about so many parts of the deadline, and the lowest of these rates holds. The short time shows a
 /// server that was just quick and is slow now; the long one a server that serves one connection's whole queue and then
 /// another's.
@@ -68,10 +72,14 @@ impl Admission {
     }
 
     /// Notes that so many replies came within `busy`: the time since the replies before them, or since the request if
-    /// nothing was in flight.
-    pub(crate) fn replied(&mut self, replies: usize, busy: Duration) {
+    /// nothing was in flight. `drained`: nothing is in flight now.
+    pub(crate) fn replied(&mut self, replies: usize, busy: Duration, drained: bool) {
         // An hour at most, so that no sum overflows.
-        let micros = u64::try_from(busy.as_micros()).unwrap_or(u64::MAX).clamp(1, 3_600_000_000);
+        let mut micros = u64::try_from(busy.as_micros()).unwrap_or(u64::MAX).clamp(1, 3_600_000_000);
+        if drained && micros < self.deadline / NEAR {
+            // It was the way there and back, and the server waited for us.
+            micros = 1;
+        }
         if let Some(batch) = self.recent.get_mut(self.next) {
             self.micros += micros;
             self.micros -= batch.1;
@@ -125,7 +133,7 @@ mod tests {
 
     fn shown(batches: &[(usize, Duration)]) -> usize {
         let mut admission = Admission::new(4 * SECOND);
-        batches.iter().for_each(|(replies, busy)| admission.replied(*replies, *busy));
+        batches.iter().for_each(|(replies, busy)| admission.replied(*replies, *busy, false));
         admission.limit()
     }
 
@@ -159,6 +167,15 @@ mod tests {
         let mut batches = [(100, SECOND / 1000); 8];
         batches[5] = (1, 3 * SECOND);
         assert_eq!(shown(&batches), usize::MAX);
+    }
+
+    #[test]
+    fn a_server_that_is_far_away_is_not_slow() {
+        let mut admission = Admission::new(4 * SECOND);
+        (0..100).for_each(|_| admission.replied(1, SECOND / 50, true));
+        assert_eq!(admission.limit(), usize::MAX);
+        (0..100).for_each(|_| admission.replied(1, SECOND / 5, true));
+        assert_eq!(admission.limit(), 13, "but no network takes that long");
     }
 
     #[test]

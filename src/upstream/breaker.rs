@@ -94,6 +94,13 @@ pub enum State {
     Disabled,
 }
 
+impl State {
+    /// True if every request is let through.
+    pub fn serves(self) -> bool {
+        matches!(self, Self::Closed | Self::Starting | Self::Disabled)
+    }
+}
+
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -188,8 +188,10 @@ pub(crate) struct Attempt<'a> {
     pub(crate) identity: &'a Identity,
     /// The addresses of its name.
     pub(crate) resolver: &'a Arc<Resolver>,
-    /// Called when it leaves, after the name was resolved.
-    pub(crate) leaves: &'a (dyn Fn() + Sync),
+    /// Called when it is about to leave, after the name was resolved; false if it must not.
+    pub(crate) leaves: &'a (dyn Fn() -> bool + Sync),
+    /// Called when it has left, which may be later than it was meant to on a busy machine.
+    pub(crate) has_left: &'a (dyn Fn() + Sync),
     /// How long all addresses together may take to be connected.
     pub(crate) limit: Duration,
     /// What was sent and is not acknowledged for so long ends the connection.
@@ -261,8 +263,18 @@ pub(crate) async fn connect(attempt: &Attempt<'_>) -> Result<(Transport, Option<
 pub(crate) async fn open(target: &Target, lane: LaneKey, name: &str, limit: Duration) -> Result<Wire, Error> {
     let (identity, resolver, progress) = (Identity::default(), Arc::<Resolver>::default(), Progress::default());
     let (identity, resolver, progress) = (&identity, &resolver, &progress);
-    let attempt =
-        Attempt { target, lane, name, identity, resolver, leaves: &|| (), limit, user_timeout: limit, progress };
+    let attempt = Attempt {
+        target,
+        lane,
+        name,
+        identity,
+        resolver,
+        leaves: &|| true,
+        has_left: &|| (),
+        limit,
+        user_timeout: limit,
+        progress,
+    };
     let steps = async {
         let mut wire = Wire { transport: attempt.dial().await? };
         wire.greet(target, lane.protocol, identity).await?;
@@ -312,7 +324,9 @@ impl Attempt<'_> {
             }
         };
         let addresses = self.resolver.addresses(host, port).await?;
-        (self.leaves)();
+        if !(self.leaves)() {
+            return Err(Error::Withheld);
+        }
         let share = self.limit / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
         let mut last = Error::Resolve(format!("`{host}` has no address"));
         for address in addresses {
@@ -324,8 +338,7 @@ impl Attempt<'_> {
                 Ok(Err(error)) => last = Error::Connect(format!("{address}: {error}")),
                 Err(_) => last = Error::Timeout,
             }
-            // It may have left later than we meant it to, on a busy machine.
-            (self.leaves)();
+            (self.has_left)();
         }
         Err(last)
     }

@@ -93,6 +93,8 @@ pub(crate) struct Made {
     pub(crate) peer: Option<Peer>,
     /// When it was asked something that the server has answered since.
     pub(crate) asked: Instant,
+    /// How often connections had been renewed when it was dialled.
+    pub(crate) renewal: u32,
 }
 
 /// A shared connection in service.
@@ -163,7 +165,7 @@ pub(crate) struct Connection {
 impl Connection {
     /// A connection at rest, whose requests have `deadline` in all.
     pub(crate) fn new(made: Made, deadline: Duration, view: View, now: Instant) -> Self {
-        let Made { transport, permit, peer, asked: _ } = made;
+        let Made { transport, permit, peer, asked: _, renewal: _ } = made;
         Self {
             transport,
             permit,
@@ -475,7 +477,8 @@ impl Connection {
                 if slow {
                     self.admission.replied_slowly(replies);
                 } else {
-                    self.admission.replied(replies, self.active.saturating_duration_since(since));
+                    let busy = self.active.saturating_duration_since(since);
+                    self.admission.replied(replies, busy, self.in_flight.is_empty());
                 }
             }
             if count == READ_TURN {
@@ -573,7 +576,9 @@ impl Connection {
                 self.captured.extend_from_slice(buffer.get(range).unwrap_or_default());
             }
             if complete {
-                self.news.captured.push(mem::take(&mut self.captured));
+                let captured = mem::take(&mut self.captured);
+                // A longer one is not kept in part.
+                self.news.captured.extend(Some(captured).filter(|captured| captured.len() < MAX_CAPTURED));
             }
         } else if entry.client == ClientKey::PROOF {
             self.news.proof = self.proof_asked.take().or(self.news.proof);
@@ -661,10 +666,10 @@ impl Connection {
     }
 
     /// Takes the socket and its permit out of a connection at rest, to put them to another use.
-    pub(crate) fn release(mut self) -> Made {
+    pub(crate) fn release(mut self, renewal: u32) -> Made {
         self.wake_waiting();
         // The task finds its connection gone, and ends.
         self.wake_task();
-        Made { transport: self.transport, permit: self.permit, peer: self.peer, asked: self.since }
+        Made { transport: self.transport, permit: self.permit, peer: self.peer, asked: self.since, renewal }
     }
 }

@@ -19,7 +19,7 @@ use super::error::Error;
 use super::lane::{ConnectionId, Lane, LaneId, Use};
 use super::pool::Permit;
 use super::shared::Shared;
-use super::supervisor::Link;
+use super::supervisor::{Link, Supervisor};
 use super::watch::FIRST_WINDOW;
 use super::{Entry, Event, GROW_AT, Reserve, Upstream, Want};
 use crate::transport::Transport;
@@ -119,19 +119,19 @@ impl Upstream {
         state.pending += 1;
         self.making += 1;
         let (key, shared, events) = (state.key, Arc::clone(&self.shared), self.events.clone());
+        let renewal = shared.renewals.load(Ordering::Relaxed);
         let name = format!("outrigger:{}:{}:lane", shared.config.host, self.worker);
         spawn_local(async move {
             let progress = Progress::default();
             let attempt = attempt(&shared, key, &name, &progress);
             let mut attempt = std::pin::pin!(attempt);
+            let made = move |(transport, peer, asked)| Made { transport, permit, peer, asked, renewal };
             let report = |result: Result<Made, Error>| {
                 drop(events.send(Event::Made { lane, usage, switched: false, result }));
             };
             // Whoever waits is told when there is no use in waiting, though the attempt may go on.
             let error = tokio::select! {
-                result = &mut attempt => {
-                    return report(result.map(|(transport, peer, asked)| Made { transport, permit, peer, asked }));
-                }
+                result = &mut attempt => return report(result.map(made)),
                 () = sleep(shared.config.connect_timeout) => Error::Timeout,
                 refusal = progress.refusal() => refusal,
             };
@@ -139,9 +139,9 @@ impl Upstream {
             if progress.is_connected() {
                 let most = LINGERERS.min(shared.permits.total() - 1);
                 if shared.lingering.fetch_add(1, Ordering::AcqRel) < most
-                    && let Ok(Ok((transport, peer, asked))) = timeout(LINGER, attempt).await
+                    && let Ok(Ok(late)) = timeout(LINGER, attempt).await
                 {
-                    drop(events.send(Event::Late { lane, key, made: Made { transport, permit, peer, asked } }));
+                    drop(events.send(Event::Late { lane, key, made: made(late) }));
                 }
                 shared.lingering.fetch_sub(1, Ordering::AcqRel);
             }
@@ -158,9 +158,9 @@ impl Upstream {
         self.making += 1;
         let (key, limit, events) = (lane.key, self.shared.config.connect_timeout, self.events.clone());
         spawn_local(async move {
-            let Made { transport, permit, peer, asked } = made;
+            let Made { transport, permit, peer, asked, renewal } = made;
             let result = connect::switch(transport, from, key, limit).await;
-            let result = result.map(|transport| Made { transport, permit, peer, asked });
+            let result = result.map(|transport| Made { transport, permit, peer, asked, renewal });
             drop(events.send(Event::Made { lane: to, usage: Use::Normal, switched: true, result }));
         });
     }
@@ -185,6 +185,16 @@ impl Upstream {
                 self.obtain(lane, Use::Normal);
                 None
             }
+            // The last connection was lost meanwhile, and others find out whether Redis is there.
+            Err(Error::Withheld) => {
+                self.shared.supervise(Supervisor::withheld);
+                if let Some(lane) = self.lanes.get_mut(lane) {
+                    lane.pending -= 1;
+                    lane.wake_waiting();
+                }
+                self.fail_parked(clients);
+                None
+            }
             Err(error) => {
                 self.attempt_failed(lane, switched, &error, clients);
                 None
@@ -194,21 +204,28 @@ impl Upstream {
 
     /// A dial succeeded: Redis can be reached, whatever was thought of it before.
     fn arrived(&mut self, lane: LaneId, usage: Use, made: Made) -> ConnectionId {
-        let was_down = self.shared.link() == Link::Down;
-        self.shared.supervise(|supervisor| supervisor.made(self.now));
-        self.settle(lane, usage, made, was_down)
+        self.settle(lane, usage, made, Supervisor::made)
     }
 
-    /// An attempt that was given up has succeeded after all, unless its lane has another database by now.
+    /// An attempt that was given up has succeeded after all. It is of no use if another has found Redis meanwhile, perhaps
+    /// elsewhere, or if its lane has another database by now.
     pub(super) fn arrived_late(&mut self, lane: LaneId, key: LaneKey, made: Made) -> Option<ConnectionId> {
-        let was_down = self.shared.link() == Link::Down;
-        self.shared.supervise(|supervisor| supervisor.revived(self.now));
+        if matches!(self.shared.link(), Link::Up | Link::Recovering) {
+            return None;
+        }
         let state = self.lanes.get_mut(lane).filter(|lane| lane.key == key)?;
         state.pending += 1;
-        Some(self.settle(lane, Use::Normal, made, was_down))
+        Some(self.settle(lane, Use::Normal, made, Supervisor::revived))
     }
 
-    fn settle(&mut self, lane: LaneId, usage: Use, made: Made, was_down: bool) -> ConnectionId {
+    fn settle(
+        &mut self,
+        lane: LaneId,
+        usage: Use,
+        made: Made,
+        outcome: impl FnOnce(&mut Supervisor, Instant),
+    ) -> ConnectionId {
+        let was_down = self.shared.link() == Link::Down;
         self.shared.hear(self.now);
         self.shared.prove(made.asked);
         for lane in &mut self.lanes {
@@ -219,6 +236,8 @@ impl Upstream {
             tracing::info!("connected to the upstream again");
         }
         let id = self.install(lane, usage, made);
+        // Only now: a link that is up and has no connection is taken for lost.
+        self.shared.supervise(|supervisor| outcome(supervisor, self.now));
         self.shared.tell(|breaker| {
             breaker.dial_made(self.now);
             breaker.probe_succeeded(self.now);
@@ -230,7 +249,7 @@ impl Upstream {
     fn install(&mut self, lane: LaneId, usage: Use, made: Made) -> ConnectionId {
         self.failures = 0;
         self.serial += 1;
-        let renewal = self.shared.renewals.load(Ordering::Relaxed);
+        let renewal = made.renewal;
         let mut connection = Connection::new(made, self.shared.config.request_timeout, self.view, self.now);
         connection.set_window(self.window);
         let serial = self.serial;
@@ -289,7 +308,12 @@ impl Upstream {
             });
             return;
         }
-        self.shared.supervise(|supervisor| supervisor.failed(error.dial_failure(), now));
+        self.shared.supervise(|supervisor| {
+            if !usable {
+                supervisor.lost(false, true, now);
+            }
+            supervisor.failed(error.dial_failure(), now);
+        });
         self.shared.tell(|breaker| {
             breaker.dial_refused(now, usable);
             breaker.probe_failed(now);
@@ -386,18 +410,24 @@ impl Upstream {
             return;
         }
         let permit = self.shared.permits.try_acquire().or_else(|| {
-            // All permits are held by connections that do not work; the one silent for longest makes room.
-            let silent = self
-                .ids()
-                .into_iter()
-                .find(|id| self.connection(*id).is_some_and(|c| c.is_sidelined() && c.is_at_rest()));
-            silent.into_iter().for_each(|id| self.discard(id));
+            self.end_most_silent();
             self.shared.permits.try_acquire()
         });
         if let Some(permit) = permit
             && self.shared.ask(|supervisor| supervisor.take_probe(self.now))
         {
             self.begin_dial(lane, Use::Normal, permit);
+        }
+    }
+
+    /// Where all permits are held by connections that do not work, the one silent for longest makes room.
+    fn end_most_silent(&mut self) {
+        let useless = |entry: &Entry| entry.connection.is_sidelined() && !entry.connection.is_awaited();
+        let silent = self.connections.iter().filter(|(_, entry)| useless(entry));
+        let most = silent.min_by_key(|(_, entry)| entry.connection.heard());
+        if let Some(id) = most.map(|(slot, entry)| ConnectionId { slot, serial: entry.serial }) {
+            self.fence_off(id, &[]);
+            self.end(id);
         }
     }
 
@@ -418,7 +448,10 @@ impl Upstream {
 
     /// Gets a lane a connection if it has none in service and none is being made.
     pub(super) fn obtain_if_bare(&mut self, lane: LaneId) {
-        let bare = |lane: &Lane| lane.normal.is_empty() && lane.bulk.is_empty() && lane.pending == 0 && !lane.starved;
+        // While the breaker is open it is for the supervisor to say when Redis is asked again.
+        let shut = matches!(self.view.state, State::Open | State::Isolated) && !self.may_probe();
+        let bare =
+            |lane: &Lane| !shut && lane.normal.is_empty() && lane.bulk.is_empty() && lane.pending == 0 && !lane.starved;
         if self.lanes.get(lane).is_some_and(bare)
             && matches!(self.shared.link(), Link::Unknown | Link::Up | Link::Doubtful)
         {
@@ -443,6 +476,7 @@ async fn attempt(
         identity: &shared.identity,
         resolver: &shared.resolver,
         leaves: &|| shared.ask(|supervisor| supervisor.leaves(Instant::now())),
+        has_left: &|| shared.ask(|supervisor| supervisor.has_left(Instant::now())),
         limit: config.connect_timeout,
         user_timeout: config.request_timeout.saturating_mul(2).max(Duration::from_secs(1)),
         progress,

@@ -36,6 +36,8 @@ pub(crate) enum Error {
     Overloaded,
     /// The request has waited until its deadline.
     Overdue,
+    /// The dial did not leave: too many have left just now.
+    Withheld,
 }
 
 impl Error {
@@ -69,7 +71,8 @@ impl Error {
             | Self::Silent
             | Self::Open
             | Self::Overloaded
-            | Self::Overdue => DialFailure::TimedOut,
+            | Self::Overdue
+            | Self::Withheld => DialFailure::TimedOut,
         }
     }
 
@@ -87,7 +90,8 @@ impl Error {
             | Self::Database(_)
             | Self::Protocol(_)
             | Self::Io(_)
-            | Self::Silent => Why::NoConnection,
+            | Self::Silent
+            | Self::Withheld => Why::NoConnection,
         }
     }
 }
@@ -182,6 +186,7 @@ impl fmt::Display for Error {
             Self::Open => f.write_str("the breaker is open"),
             Self::Overloaded => f.write_str("the upstream is too slow for what it is asked"),
             Self::Overdue => f.write_str("no upstream connection in time"),
+            Self::Withheld => f.write_str("the upstream was dialled often enough just now"),
         }
     }
 }

@@ -11,7 +11,6 @@
 use std::collections::{HashMap, VecDeque};
 use std::mem;
 
-use super::breaker::State;
 use super::connect::Peer;
 use super::connection::{InFlight, Replies, Sending, Traits, Unanswered};
 use super::error::{Error, Failure, Outcome, Why};
@@ -52,7 +51,9 @@ impl Upstream {
         let (lane, view, served) = (entry.lane, entry.connection.view(), entry.connection.has_served());
         let owes_write = entry.connection.owes_write();
         let in_flight = entry.connection.in_flight();
-        let (taken, changes) = entry.connection.close(&mut self.pool);
+        let (mut taken, changes) = entry.connection.close(&mut self.pool);
+        // One client after the other, each in its own order.
+        taken.sort_by_key(|request| (request.entry.client.slot, request.entry.client.generation));
         changes.into_iter().for_each(|change| self.shared.announce(change));
         if !taken.is_empty() || !matches!(error, Error::Closed) {
             tracing::warn!(%error, in_flight, "lost an upstream connection");
@@ -92,9 +93,9 @@ impl Upstream {
 
     /// Which clients have everything repeated that they wait for.
     fn choose_repeats(&mut self, taken: &[Unanswered], ticks: u32) -> HashMap<ClientKey, bool> {
-        let mut clients: HashMap<ClientKey, bool> = HashMap::new();
-        if !matches!(self.view.state, State::Closed | State::Starting | State::Disabled) {
-            return clients;
+        let mut clients: HashMap<ClientKey, (bool, u64)> = HashMap::new();
+        if !self.view.state.serves() {
+            return HashMap::new();
         }
         for request in taken {
             let traits = request.entry.traits;
@@ -103,16 +104,14 @@ impl Upstream {
                 && !traits.is_repeated()
                 && request.entry.deadline > ticks
                 && (!request.sent || traits.is_repeatable());
-            *clients.entry(request.entry.client).or_insert(true) &= may;
+            let (all, count) = clients.entry(request.entry.client).or_insert((true, 0));
+            *all &= may;
+            *count += 1;
         }
-        for (client, may) in &mut clients {
-            let count = taken.iter().filter(|request| *may && request.entry.client == *client).count();
-            *may = *may && self.budget.withdraw(count as u64);
-        }
-        clients
+        clients.into_iter().map(|(client, (all, count))| (client, all && self.budget.withdraw(count))).collect()
     }
 
-    /// Puts a request where the lane's next connection finds it.
+    /// Puts a request where the lane's next connection finds it. Those of one client come together, in their order.
     pub(super) fn park(&mut self, lane: LaneId, mut request: Unanswered, clients: &mut impl Replies) {
         clients.moved(request.entry.client);
         self.pool.memory().resized(0, request.request.capacity());
@@ -132,18 +131,16 @@ impl Upstream {
     /// Sends what is parked at a lane, as far as its connections have room: all that one client has there at once and on one
     /// connection, so that its replies come in order, whether there is room for all of it or not.
     pub(super) fn place_parked(&mut self, lane: LaneId) {
-        while matches!(self.view.state, State::Closed | State::Starting | State::Disabled)
+        while self.view.state.serves()
             && let Some(client) =
                 self.lanes.get(lane).and_then(|lane| lane.parked.front()).map(|first| first.entry.client)
             && let Some(id) = self.least_loaded(lane, Use::Normal)
             && self.connection(id).is_some_and(|connection| connection.has_room())
-            && let Some(state) = self.lanes.get_mut(lane)
         {
-            let parked = mem::take(&mut state.parked);
-            let (theirs, others): (VecDeque<_>, _) =
-                parked.into_iter().partition(|request| request.entry.client == client);
-            state.parked = others;
-            theirs.into_iter().for_each(|request| self.send_again(id, &request));
+            let is_theirs = |request: &mut Unanswered| request.entry.client == client;
+            while let Some(request) = self.lanes.get_mut(lane).and_then(|lane| lane.parked.pop_front_if(is_theirs)) {
+                self.send_again(id, &request);
+            }
         }
     }
 
@@ -162,7 +159,7 @@ impl Upstream {
 
     /// Fails what is parked, if there is no hope for it just now.
     pub(super) fn fail_parked(&mut self, clients: &mut impl Replies) {
-        let shut = !matches!(self.view.state, State::Closed | State::Starting | State::Disabled);
+        let shut = !self.view.state.serves();
         let down = !self.shared.is_worth_waiting(self.now);
         let hopeless = |lane: &super::Lane| {
             let idle = lane.pending == 0 && !lane.starved && lane.normal.is_empty() && lane.bulk.is_empty();

@@ -112,8 +112,9 @@ pub struct Supervisor {
     phase: Phase,
     /// Dials started and not ended.
     under_way: u32,
-    /// When the last two dials began, the older one first.
+    /// When the last two dials began, and when the last two left, the older one first.
     starts: [Option<Instant>; 2],
+    departures: [Option<Instant>; 2],
     pauses: Pauses,
     readonly: Readonly,
 }
@@ -134,6 +135,7 @@ impl Supervisor {
             phase: Phase::Unknown,
             under_way: 0,
             starts: [None; 2],
+            departures: [None; 2],
             pauses: Pauses { last: None, failures: 0, jitter: Jitter::new(seed) },
             readonly: Readonly::default(),
         }
@@ -174,7 +176,7 @@ impl Supervisor {
             Phase::Down { due } => due,
             Phase::Up { .. } | Phase::Recovering { .. } => return None,
         };
-        let earliest = self.starts[0].map_or(due, |start| start + TWO_DIALS);
+        let earliest = self.starts[0].max(self.departures[0]).map_or(due, |start| start + TWO_DIALS);
         (self.under_way == 0).then(|| due.max(earliest))
     }
 
@@ -266,11 +268,25 @@ impl Supervisor {
         self.readonly.quiet_until.is_some_and(|until| now < until)
     }
 
-    /// The dial that was granted last leaves only now: the name had to be resolved first.
-    pub fn leaves(&mut self, now: Instant) {
-        if self.under_way == 1 {
-            self.starts[1] = Some(now);
+    /// A dial that was granted leaves only now: the name had to be resolved first. False if it must not, because the link
+    /// was up when it was granted and is not any more: then [`Supervisor::withheld`] must follow.
+    pub fn leaves(&mut self, now: Instant) -> bool {
+        let is_up = matches!(self.phase, Phase::Up { .. });
+        if !is_up && self.departures[0].is_some_and(|departure| now < departure + TWO_DIALS) {
+            return false;
         }
+        self.departures = [self.departures[1], Some(now)];
+        true
+    }
+
+    /// The dial that left last did so now, or before.
+    pub fn has_left(&mut self, now: Instant) {
+        self.departures[1] = Some(now);
+    }
+
+    /// A dial did not leave.
+    pub fn withheld(&mut self) {
+        self.under_way = self.under_way.saturating_sub(1);
     }
 
     fn begin(&mut self, now: Instant) {

@@ -39,8 +39,8 @@ const RETIRE_AFTER: Duration = Duration::from_secs(60);
 /// So many requests in flight that nobody waits for any more end a connection.
 const MAX_LATE: usize = 256;
 
-/// Overload is logged no more often, in ticks.
-const OVERLOADS_EVERY: u32 = 100;
+/// What a slow server makes much of is logged no more often, in ticks.
+const REPORT_EVERY: u32 = 100;
 
 /// A worker that did not run for so many ticks has replies to read before it may judge anybody.
 const ASLEEP: u32 = 5;
@@ -53,11 +53,6 @@ impl Upstream {
         self.shared.hear(self.heard);
         self.budget.deposit(std::mem::take(&mut self.sent));
         self.budget.tick();
-        if self.overloads.0 > 0 && self.ticks >= self.overloads.1 {
-            let requests = self.overloads.0;
-            tracing::warn!(requests, "refused what a slow upstream could not answer in time");
-            self.overloads = (0, self.ticks + OVERLOADS_EVERY);
-        }
         let asleep = self.ticks.saturating_sub(before) > ASLEEP;
         if asleep && !std::mem::replace(&mut self.overslept, asleep) {
             return;
@@ -71,6 +66,7 @@ impl Upstream {
             self.sweep(id, clients);
             self.listen(id, clients);
         }
+        self.report();
         if !failed {
             self.widen();
         }
@@ -82,6 +78,20 @@ impl Upstream {
             }
         }
         self.fail_overdue_parked(clients);
+    }
+
+    /// Logs what was not answered or refused, once in a while: a slow server makes much of both.
+    fn report(&mut self) {
+        let (requests, hangs, due) = self.overdue;
+        if requests > 0 && (hangs || self.ticks >= due) {
+            tracing::warn!(requests, hangs, "no reply before the deadline");
+            self.overdue = (0, false, self.ticks + REPORT_EVERY);
+        }
+        let (requests, due) = self.overloads;
+        if requests > 0 && self.ticks >= due {
+            tracing::warn!(requests, "refused what a slow upstream could not answer in time");
+            self.overloads = (0, self.ticks + REPORT_EVERY);
+        }
     }
 
     /// Tells the breaker how a connection fared in this tick; true if badly.
@@ -121,7 +131,8 @@ impl Upstream {
             && silent >= quiet
             && self.now.checked_sub(quiet).is_some_and(|then| !self.shared.heard_since(then));
         let unsent = overdue.iter().any(|request| !request.sent);
-        tracing::warn!(requests = overdue.len(), hangs, "no reply before the deadline");
+        self.overdue.0 += overdue.len();
+        self.overdue.1 |= hangs;
         let flows = !unsent && late < MAX_LATE && !self.is_stuck(silent_since, silent);
         if !flows {
             self.sideline(id);
@@ -258,7 +269,8 @@ impl Upstream {
         let due = self.ticks + self.limit / 5 * 3;
         let Some(entry) = self.entry(id) else { return };
         let lane = entry.lane;
-        let stranded = entry.connection.take_stranded(due);
+        let mut stranded = entry.connection.take_stranded(due);
+        stranded.sort_by_key(|request| (request.entry.client.slot, request.entry.client.generation));
         if stranded.is_empty() {
             return;
         }
@@ -333,6 +345,8 @@ impl Upstream {
                 // It stays, so what waits to be sent may yet be, and what was sent may yet run.
                 taken.iter_mut().for_each(|request| request.sent = true);
                 taken.iter().for_each(|request| self.fail(request, Why::Deadline, false, clients));
+                // Their next requests go elsewhere, behind a fence.
+                taken.iter().for_each(|request| clients.kept(request.entry.client, id));
             } else if late > 0 {
                 let fenced = self.fence_off(id, &taken);
                 taken.iter().for_each(|request| self.fail(request, Why::Deadline, fenced, clients));
@@ -383,7 +397,7 @@ impl Upstream {
         }
     }
 
-    fn may_probe(&self) -> bool {
+    pub(super) fn may_probe(&self) -> bool {
         self.shared.guard.with(|breaker| breaker.may_probe(self.now)).0
     }
 }

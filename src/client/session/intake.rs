@@ -58,10 +58,9 @@ impl Session {
                 self.wake_at = self.replies.forwarded().checked_sub(1);
                 return Poll::Pending;
             }
-            if self.input.is_empty() {
-                self.since = None;
-            }
             if self.input.is_empty() || self.starving {
+                // No whole request is left that waits.
+                self.since = None;
                 match self.read(turn) {
                     Poll::Ready(true) => {}
                     Poll::Ready(false) => return Poll::Ready(()),

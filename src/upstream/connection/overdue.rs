@@ -121,6 +121,7 @@ impl Connection {
     /// tries again.
     pub(crate) fn close(mut self, pool: &mut ChunkPool) -> (Vec<Unanswered>, Vec<Change>) {
         let (mut taken, mut start, streaming) = (Vec::new(), self.answered, self.streaming);
+        let late = mem::take(&mut self.late);
         for (at, entry) in mem::take(&mut self.in_flight).into_iter().enumerate() {
             let range = mem::replace(&mut start, entry.end)..entry.end;
             if entry.client.is_ours() {
@@ -133,13 +134,13 @@ impl Connection {
             }
             taken.push(Unanswered { entry, request, sent, begun: at == 0 && streaming });
         }
-        if !taken.is_empty() {
+        if late > 0 || !taken.is_empty() {
             // What the kernel still holds is not to be sent any more.
             self.transport.abort();
         }
         let changes = self.trials.drain(..).filter_map(|(_, trial)| trial.fail(self.active)).collect();
         self.outgoing.clear(pool);
-        self.release();
+        self.release(0);
         (taken, changes)
     }
 }

@@ -490,15 +490,28 @@ fn what_has_served_was_not_accepted_only_to_be_closed() {
 #[test]
 fn a_dial_counts_from_when_it_leaves() {
     let mut bench = Bench::new(1);
-    assert!(bench.dial());
-    bench.fail(DialFailure::Refused);
-    bench.now += bench.next_probe().expect("a probe is due some time");
-    assert!(bench.probe());
-    bench.now += 300 * MS;
-    bench.supervisor.leaves(bench.now);
-    bench.fail(DialFailure::Refused);
-    bench.now += bench.next_probe().expect("a probe is due some time");
-    assert!(bench.probe());
-    bench.fail(DialFailure::Refused);
-    assert!(bench.next_probe().expect("a probe is due some time") > Duration::ZERO);
+    let mut left = Vec::new();
+    for resolving in [300 * MS, Duration::ZERO, Duration::ZERO] {
+        bench.now += bench.next_probe().expect("a probe is due some time");
+        assert!(bench.probe());
+        bench.now += resolving;
+        assert!(bench.supervisor.leaves(bench.now));
+        left.push(bench.now);
+        bench.fail(DialFailure::Refused);
+    }
+    assert!(left[2] - left[0] >= TWO_DIALS);
+}
+
+#[test]
+fn of_many_dials_granted_before_the_last_connection_was_lost_two_leave() {
+    let mut bench = Bench::up(1);
+    assert!((0..8).all(|_| bench.dial()));
+    bench.lose();
+    assert_eq!((0..8).filter(|_| bench.supervisor.leaves(bench.now)).count(), 2);
+    (0..6).for_each(|_| bench.supervisor.withheld());
+    assert_eq!(bench.link(), Link::Doubtful, "what did not leave tells nothing");
+    (0..2).for_each(|_| bench.fail(DialFailure::Refused));
+    assert_eq!(bench.link(), Link::Down);
+    assert!(bench.wait_and_probe() >= TWO_DIALS);
+    assert!(bench.supervisor.leaves(bench.now));
 }
