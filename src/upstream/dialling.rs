@@ -185,12 +185,15 @@ impl Upstream {
                 self.obtain(lane, Use::Normal);
                 None
             }
-            // The last connection was lost meanwhile, and others find out whether Redis is there.
+            // Connections were lost meanwhile, and others find out whether Redis is there.
             Err(Error::Withheld) => {
                 self.shared.supervise(Supervisor::withheld);
+                let worth_waiting = self.shared.is_worth_waiting(self.now);
                 if let Some(lane) = self.lanes.get_mut(lane) {
                     lane.pending -= 1;
-                    lane.wake_waiting();
+                    if !worth_waiting {
+                        lane.wake_waiting();
+                    }
                 }
                 self.fail_parked(clients);
                 None

@@ -14,7 +14,8 @@
 //!   once; requests wait for its outcome.
 //! - *Down*: requests do not wait. Probes only, one at a time, at moments chosen here.
 //! - *Recovering*: one connection for the first second, so that ten thousand of us do not ask for ten each.
-//! - *Up*: dials are free; what bounds them is elsewhere.
+//! - *Up*: dials are free; what bounds them is elsewhere. But from the loss of one connection until the next is made, two
+//!   in a second: when Redis dies all are lost, one after the other.
 //!
 //! It is told what happened and when; it does no I/O and reads no clock. Whether a request may try is not its business
 //! but the [`breaker`](super::breaker)'s, who also has a say in whether probes are allowed.
@@ -28,7 +29,7 @@ use tokio::time::Instant;
 
 use super::jitter::Jitter;
 
-/// Of any three dials, the last begins so much later than the first has left, unless the link is up: more than a second,
+/// Of any three dials, the last begins so much later than the first has left, unless all is well: more than a second,
 /// by the precision of the kernel's clocks.
 const TWO_DIALS: Duration = Duration::from_millis(1001);
 
@@ -115,6 +116,8 @@ pub struct Supervisor {
     /// When the last two dials began, and when the last two left, the older one first.
     starts: [Option<Instant>; 2],
     departures: [Option<Instant>; 2],
+    /// A connection was lost and none was made since: the others may be lost too, though nobody knows yet.
+    shaken: bool,
     pauses: Pauses,
     readonly: Readonly,
 }
@@ -136,6 +139,7 @@ impl Supervisor {
             under_way: 0,
             starts: [None; 2],
             departures: [None; 2],
+            shaken: false,
             pauses: Pauses { last: None, failures: 0, jitter: Jitter::new(seed) },
             readonly: Readonly::default(),
         }
@@ -203,6 +207,7 @@ impl Supervisor {
     pub fn made(&mut self, now: Instant) {
         self.settled(now);
         self.under_way = self.under_way.saturating_sub(1);
+        self.shaken = false;
         self.pauses.made();
         match self.phase {
             Phase::Unknown | Phase::Doubtful => self.phase = Phase::Up { since: now },
@@ -235,6 +240,7 @@ impl Supervisor {
     pub fn lost(&mut self, usable_left: bool, served: bool, now: Instant) {
         self.settled(now);
         let (Phase::Up { since } | Phase::Recovering { since }) = self.phase else { return };
+        self.shaken = true;
         if usable_left {
             return;
         }
@@ -268,11 +274,11 @@ impl Supervisor {
         self.readonly.quiet_until.is_some_and(|until| now < until)
     }
 
-    /// A dial that was granted leaves only now: the name had to be resolved first. False if it must not, because the link
-    /// was up when it was granted and is not any more: then [`Supervisor::withheld`] must follow.
+    /// A dial that was granted leaves only now: the name had to be resolved first. False if it must not, because a connection
+    /// was lost meanwhile and two others leave to see what became of Redis: then [`Supervisor::withheld`] must follow.
     pub fn leaves(&mut self, now: Instant) -> bool {
-        let is_up = matches!(self.phase, Phase::Up { .. });
-        if !is_up && self.departures[0].is_some_and(|departure| now < departure + TWO_DIALS) {
+        let is_free = matches!(self.phase, Phase::Up { .. }) && !self.shaken;
+        if !is_free && self.departures[0].is_some_and(|departure| now < departure + TWO_DIALS) {
             return false;
         }
         self.departures = [self.departures[1], Some(now)];

@@ -71,8 +71,8 @@ impl Upstream {
             self.widen();
         }
         for lane in 0..self.lanes.len() {
-            // Their connection may have left service since.
-            if self.lanes.get(lane).is_some_and(|lane| !lane.parked.is_empty()) {
+            // Their connection may have left service since, or their dial was withheld.
+            if self.lanes.get(lane).is_some_and(|lane| !lane.parked.is_empty() || !lane.waiting.is_empty()) {
                 self.obtain_if_bare(lane);
                 self.place_parked(lane);
             }

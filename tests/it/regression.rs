@@ -90,6 +90,29 @@ fn served_until(neighbour: &mut Client, what: &str, mut end: impl FnMut() -> boo
     assert!(longest < Duration::from_secs(2), "a neighbour waited {longest:?}");
 }
 
+/// A new connection is given few requests at first, so the ninth of a pipeline waits a moment. That it did must not count
+/// against the request behind it, of which only the beginning has come: its time begins when it is whole.
+#[test]
+fn a_request_that_arrives_slowly_does_not_age_with_those_before_it() {
+    if is_direct() {
+        return;
+    }
+    let limit = Duration::from_millis(500);
+    let server = Server::start(Kind::Redis70);
+    assert_eq!(server.connect().ask("SET k v"), b"+OK\r\n");
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--request-timeout", "500ms"]);
+    });
+    let mut client = proxy.connect();
+    let (begin, rest) = (b"*2\r\n$3\r\nGET\r\n$1".as_slice(), b"\r\nk\r\n".as_slice());
+    client.send(&[words("GET k").repeat(20), begin.to_vec()].concat());
+    assert!((0..20).all(|_| client.reply() == b"$1\r\nv\r\n"));
+    let since = Instant::now();
+    wait_until("longer than the limit has passed", PATIENCE, || since.elapsed() > 2 * limit);
+    client.send(rest);
+    assert_eq!(client.reply(), b"$1\r\nv\r\n");
+}
+
 /// A lane that waited for a connection when all others were lost has nobody to take one from: it must dial.
 #[test]
 fn a_lane_that_waits_for_a_connection_outlives_an_outage() {

@@ -14,8 +14,9 @@ const BATCH: usize = 12;
 const PACE: Duration = Duration::from_millis(2);
 /// How soon every client must have true values again. `time` has the bounds that are promised.
 const RECOVERY: Duration = Duration::from_secs(10);
-/// The longest that any read may take: the deadline, and a quarter of a second.
-const LONGEST: Duration = Duration::from_millis(4_250);
+/// The longest that any read may take: the deadline, and a second, since other tests run beside these. `time` has the bound
+/// that is promised.
+const LONGEST: Duration = Duration::from_secs(5);
 /// Faults that are kept to be shown; the others are counted.
 const SHOWN: usize = 5;
 

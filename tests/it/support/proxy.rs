@@ -136,7 +136,7 @@ fn binary() -> String {
 }
 
 fn listeners(command: &Command) -> usize {
-    command.get_args().filter(|argument| *argument == "--listen").count()
+    command.get_args().filter(|argument| *argument == "--listen" || *argument == "--listen-strict").count()
 }
 
 /// Keeps every line and hands on the addresses of listeners, until the process ends.

@@ -4,6 +4,7 @@ use super::{
     AT_ONCE, SIDE_BY_SIDE, TRUE, assert_empty, assert_not_sent, repeat, repeats, served_after_return,
     server_with_value, several,
 };
+use crate::outage::noise::Noise;
 use crate::outage::spread::Spread;
 use crate::support::{Figures, PATIENCE, Proxy, Server, alone, is_direct, wait_until};
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -13,6 +14,10 @@ use std::time::{Duration, Instant};
 
 /// Service must be back this soon after a short outage, usually.
 const MEDIAN: Duration = Duration::from_millis(300);
+/// So many outages tell it. Waits are spread evenly over half a second, so the median of a few is anything up to
+/// [`MEDIAN_OF_FEW`]; virtual time shows how they are spread.
+const MANY: usize = 200;
+const MEDIAN_OF_FEW: Duration = Duration::from_millis(450);
 /// The same, always; and after a long outage where dials were refused.
 const WORST: Duration = Duration::from_secs(1);
 /// After a long outage where packets were lost.
@@ -50,7 +55,8 @@ fn alone_service_returns_with_the_server_after_short_outages() {
     figures.add("seed", seed);
     figures.add("served", back.shown());
     figures.add("after_up_to_200_ms", blinks.shown());
-    assert!(back.median() <= MEDIAN, "served again: {}, seed {seed}", back.shown());
+    let usually = if count >= MANY { MEDIAN } else { MEDIAN_OF_FEW };
+    assert!(back.median() <= usually, "served again: {}, seed {seed}", back.shown());
     assert!(back.worst() <= WORST, "served again: {}, seed {seed}", back.shown());
     assert!(blinks.worst() <= WORST, "after the shortest outages: {}, seed {seed}", blinks.shown());
 }
@@ -137,8 +143,9 @@ fn alone_a_proxy_that_starts_while_dials_are_refused_answers_at_once() {
         return;
     }
     let _alone = alone();
+    let noise = Noise::listen();
     let runs = repeat(SIDE_BY_SIDE / 2, |_| started_without_a_server(Way::Refused));
-    report_starts("started, dials refused", &runs, AT_ONCE, WORST);
+    report_starts("started, dials refused", &runs, AT_ONCE + noise.heard().worst(), WORST);
 }
 
 #[test]
@@ -147,8 +154,9 @@ fn alone_a_proxy_that_starts_while_packets_are_lost_answers_after_the_connect_ti
         return;
     }
     let _alone = alone();
+    let noise = Noise::listen();
     let runs = repeat(SIDE_BY_SIDE / 2, |_| started_without_a_server(Way::Lost));
-    report_starts("started, packets lost", &runs, CONNECT_TIMEOUT + AT_ONCE, WORST_LOST);
+    report_starts("started, packets lost", &runs, CONNECT_TIMEOUT + AT_ONCE + noise.heard().worst(), WORST_LOST);
 }
 
 /// A start without Redis.

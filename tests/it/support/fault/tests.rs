@@ -27,7 +27,12 @@ fn dial(proxy: &FaultProxy) -> ErrorKind {
 
 /// How a request over this connection fails.
 fn failure(client: &mut Client) -> Option<ErrorKind> {
-    client.set_patience(SILENCE).expect("a limit can be set");
+    failure_within(PATIENCE, client)
+}
+
+/// The same, where it may be by silence.
+fn failure_within(limit: Duration, client: &mut Client) -> Option<ErrorKind> {
+    client.set_patience(limit).expect("a limit can be set");
     match client.exchange(&words("GET k")) {
         Ok(Some(reply)) => panic!("answered {}", reply.escape_ascii()),
         Ok(None) => None,
@@ -56,17 +61,17 @@ fn refused_is_refused_at_once_and_the_port_stays() {
 fn a_black_hole_answers_nothing_and_gives_nothing_back() {
     let (_server, proxy, mut client) = served();
     proxy.switch(Fault::BlackHole);
-    assert_eq!(failure(&mut client), Some(ErrorKind::WouldBlock));
+    assert_eq!(failure_within(SILENCE, &mut client), Some(ErrorKind::WouldBlock));
     assert_eq!(dial(&proxy), ErrorKind::TimedOut);
     assert_well(&proxy);
-    assert_eq!(failure(&mut client), Some(ErrorKind::WouldBlock));
+    assert_eq!(failure_within(SILENCE, &mut client), Some(ErrorKind::WouldBlock));
 }
 
 #[test]
 fn what_hangs_arrives_later() {
     let (server, proxy, mut client) = served();
     proxy.switch(Fault::Hang);
-    assert_eq!(failure(&mut client), Some(ErrorKind::WouldBlock));
+    assert_eq!(failure_within(SILENCE, &mut client), Some(ErrorKind::WouldBlock));
     let mut late = Client::connect(&proxy.address());
     late.send(&words("SET late yes"));
     drop(late);
@@ -83,7 +88,7 @@ fn a_request_whose_reply_hangs_arrives() {
     client.send(&words("INCR n"));
     let mut direct = server.connect();
     wait_until("the request arrives", PATIENCE, || direct.ask("GET n") == b"$1\r\n1\r\n");
-    assert_eq!(failure(&mut client), Some(ErrorKind::WouldBlock));
+    assert_eq!(failure_within(SILENCE, &mut client), Some(ErrorKind::WouldBlock));
     proxy.switch(Fault::Pass);
     assert_eq!(client.reply(), b":1\r\n");
 }
@@ -93,7 +98,7 @@ fn only_those_hang_that_exist() {
     let (_server, proxy, mut client) = served();
     proxy.switch_existing(Fault::Hang);
     assert_eq!(Client::connect(&proxy.address()).ask("GET k"), b"$5\r\nvalue\r\n");
-    assert_eq!(failure(&mut client), Some(ErrorKind::WouldBlock));
+    assert_eq!(failure_within(SILENCE, &mut client), Some(ErrorKind::WouldBlock));
 }
 
 #[test]
@@ -118,7 +123,8 @@ fn replies_are_cut_in_their_middle() {
         let (_server, proxy, mut client) = served();
         proxy.switch(fault);
         assert_eq!(client.ask("GET k"), b"$5\r\nvalue\r\n");
-        assert_eq!(failure(&mut client), Some(end));
+        let limit = if end == ErrorKind::WouldBlock { SILENCE } else { PATIENCE };
+        assert_eq!(failure_within(limit, &mut client), Some(end));
         assert!(client.unread_shown().ends_with("$5\\r\\n"), "{}", client.unread_shown());
         assert_well(&proxy);
     }
