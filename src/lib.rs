@@ -78,7 +78,7 @@
 //! | worker threads (`--workers`) | their clients and upstream connections outright, in one state that is borrowed for one poll at a time and never across an await | with the process |
 //! | a task for each client | nothing: it calls `Clients::drive` | when the session is over |
 //! | a task for each upstream connection | nothing: it calls `Upstream::drive` | when the connection is gone |
-//! | a short-lived task for each dial or switch | the socket being made, and its permit | with an `Event` to its worker |
+//! | a task for each dial or switch | the socket being made, and its permit | with an `Event` to its worker; two that a server took and does not answer may go on for ten minutes |
 //!
 //! # Invariants
 //!
@@ -94,8 +94,9 @@
 //!   database or protocol is a change of lane, hence a barrier.
 //! - A client that waits is answered within the request timeout: by Redis, or by us. Its requests' deadlines are in their
 //!   order, so that what is answered here is always the beginning of what it waits for.
-//! - A write whose outcome is unknown is never sent again, and nothing else of this worker is sent to Redis before the old
-//!   connection is known to be dead there. What is repeated only reads, or was never sent.
+//! - A write whose outcome is unknown is never sent again, and no later request of its client runs before it: that goes
+//!   behind it on the same connection, or behind the end of that connection on another. What is repeated only reads, or was
+//!   never sent.
 //! - Error replies that mean "cannot serve" are not passed on, and a request that is not served gets the same answer
 //!   whatever the reason: what an empty Redis would say, or an error that tells whether it can have run.
 //! - A surplus reply, or bytes that are no reply, close the upstream connection. It is never resynchronised.
@@ -122,8 +123,8 @@
 //! - Option words are read as the server reads them, up to a NUL.
 //! - The supervisor's pauses do not double from 50 ms: two dials in any second are allowed, so they are spread over that
 //!   second from the first on. The numbers come from `benches/herd`.
-//! - The sign of life that is asked for when a connection is silent is a PING on connections at rest of every worker, and
-//!   one more dial where a lane has no other connection. That dial is carried on in the background when nobody waits for it
+//! - The sign of life that is asked for when a connection is silent is a PING on the least busy other connection of every
+//!   worker, and one more dial where a lane has no other connection. That dial is carried on in the background when nobody waits for it
 //!   any more: its late reply is what tells that a frozen Redis is back.
 //! - A fence is not waited for. It goes ahead of the next request on the same connection, and Redis runs them in order.
 //! - A client's unanswered requests are repeated all together or not at all; the design would repeat a suffix.

@@ -1,6 +1,7 @@
 //! What becomes of requests whose connection is gone, or will not answer: asked again elsewhere, or failed.
 //!
-//! A request is repeated at most once, in time, within the budget, and only if nothing can have run twice: it was not
+//! A request is repeated at most once, in time, within the budget (but for what is moved away from a stuck connection), and
+//! only if nothing can have run twice: it was not
 //! sent, or it only reads. All that a client waits for is repeated, in its order, or none of it. What waits for a new
 //! connection is *parked* at its lane.
 //!

@@ -1,6 +1,7 @@
 //! The watch over connections, ten times a second: deadlines, silence, and what is done about them.
 //!
-//! A connection that misses a deadline takes no new request until it has caught up. One that is silent for a second while
+//! A connection that misses a deadline and is silent takes no new request until it has caught up; one that goes on answering
+//! is slow, and stays. One that is silent for a second while
 //! something is due makes us ask for a sign of life elsewhere. If there is one, only this connection is stuck: reads that
 //! wait on it are asked elsewhere. If there is none until a request's deadline, Redis hangs: the breaker trips, and
 //! everybody on every worker is answered at once. What is kept then, connections at rest and a dial that nobody answers
