@@ -2,14 +2,16 @@
 //!
 //! Clients share nothing, and each one's writes run in its order, so what may be in the server follows from its history
 //! alone: what was acknowledged is there once; what was refused is not; what is indeterminate is there once or not at all,
-//! and never behind something acknowledged later. A read may come back empty unless Redis was known to be well. What it
-//! does hold must be this client's own, no older than what it knows to have happened, and not yet to be written.
+//! and never behind something acknowledged later, whatever that wrote: once a read lacks it after such an acknowledgement,
+//! it must never come. A read may come back empty unless Redis was known to be well. What it does hold must be this
+//! client's own, no older than what it knows to have happened, and not yet to be written.
 
 mod tests;
 
 use super::history::{Asked, COUNT_SPACING, Event, Heard, History};
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::mem;
 use std::time::Duration;
 
 /// What the server holds in the end for one client.
@@ -134,9 +136,12 @@ impl Judge<'_> {
     fn list_replies(&mut self, list: &[String]) {
         let ids: Vec<_> = list.iter().map(|entry| self.id(entry)).collect();
         let places: HashMap<_, _> = ids.iter().enumerate().map(|(place, id)| (*id, place)).collect();
-        // The last id asked for, and how long the list is known to be.
-        let (mut asked, mut length) = (0, 1);
+        // The last id asked for, and the last before what was acknowledged; how long the list is known to be.
+        let (mut asked, mut settled, mut length) = (0, 0, 1);
         for event in self.events {
+            if is_acknowledged(event.asked, &event.heard) {
+                settled = asked;
+            }
             match (event.asked, &event.heard) {
                 (Asked::Append(id), heard) => {
                     asked = id;
@@ -163,6 +168,11 @@ impl Judge<'_> {
                         self.complain(Wrong::Lost, format!("the list was {texts:?}, and had {length} entries before"));
                     } else if !ids[..end].ends_with(&read) {
                         self.complain(Wrong::Order, format!("the list was {texts:?}, and is not so now"));
+                    } else if let Some(late) = ids[end..].iter().flatten().find(|id| **id <= settled) {
+                        self.complain(
+                            Wrong::Order,
+                            format!("the list was {texts:?} when {late} might not run any more, and it did"),
+                        );
                     }
                     length = length.max(end);
                 }
@@ -174,10 +184,15 @@ impl Judge<'_> {
     /// The counter never holds more or less than it may.
     fn count(&mut self, held: u64) {
         let base = self.client * COUNT_SPACING;
-        // What was acknowledged; what else is known to have run; what else may have run since.
-        let (mut done, mut extra, mut open) = (0, 0, 0);
+        // What was acknowledged; what else is known to have run.
+        let (mut done, mut extra) = (0, 0);
+        // What else may have run since: what was asked for before the latest acknowledged write, and what behind it.
+        let (mut settled, mut open) = (0, 0);
         let last = Event { asked: Asked::ReadCount, heard: Heard::Number(held), took: Duration::ZERO, is_calm: true };
         for event in self.events.iter().chain([&last]) {
+            if is_acknowledged(event.asked, &event.heard) {
+                settled += mem::take(&mut open);
+            }
             let number = match (event.asked, &event.heard) {
                 (Asked::Count, heard) if heard.is_open() => {
                     open += 1;
@@ -193,13 +208,14 @@ impl Judge<'_> {
             };
             if count < done + extra {
                 self.complain(Wrong::Lost, format!("{count} counted, {done} acknowledged, {extra} more seen"));
-            } else if count > done + extra + open {
-                self.complain(Wrong::Excess, format!("{count} counted, {done} acknowledged, {open} may be too"));
+            } else if count > done + extra + settled + open {
+                let most = extra + settled + open;
+                self.complain(Wrong::Excess, format!("{count} counted, {done} acknowledged, {most} may be too"));
             }
             let more = count.saturating_sub(done).max(extra) - extra;
             extra += more;
-            // What has not run before something that was acknowledged may not run any more.
-            open = if event.asked == Asked::Count { 0 } else { open.saturating_sub(more) };
+            // What had not run before something that was acknowledged may not run any more.
+            open = open.saturating_sub(more.saturating_sub(mem::take(&mut settled)));
         }
     }
 
@@ -207,9 +223,14 @@ impl Judge<'_> {
     fn text(&mut self, held: &str) {
         let mut refused = HashSet::new();
         let (mut asked, mut oldest) = (0, 0);
+        // The last before what was acknowledged, by now and when the text was read: none that was missed then may come.
+        let (mut settled, mut missed) = (0, 0);
         let last = Heard::Text(held.to_owned());
         let events = self.events.iter().map(|event| (event.asked, &event.heard));
         for (request, heard) in events.chain([(Asked::ReadText, &last)]) {
+            if is_acknowledged(request, heard) {
+                settled = asked;
+            }
             match (request, heard) {
                 (Asked::Put(id), heard) => {
                     asked = id;
@@ -228,8 +249,10 @@ impl Judge<'_> {
                         self.complain(Wrong::Order, format!("the text was {text}, between {oldest} and {asked}"));
                     } else if refused.contains(&id) {
                         self.complain(Wrong::Excess, format!("the text was {text}, which was not sent"));
+                    } else if id != oldest && id <= missed {
+                        self.complain(Wrong::Order, format!("the text was {text}, which might not run any more"));
                     }
-                    oldest = oldest.max(id);
+                    (oldest, missed) = (oldest.max(id), settled);
                 }
                 _ => {}
             }
@@ -243,4 +266,9 @@ const fn appended(event: &Event) -> Option<(u64, &Heard)> {
         Asked::Append(id) => Some((id, &event.heard)),
         _ => None,
     }
+}
+
+/// Whether it is a write, and Redis itself said that it ran.
+const fn is_acknowledged(asked: Asked, heard: &Heard) -> bool {
+    !asked.is_read() && heard.is_served()
 }

@@ -56,6 +56,15 @@ fn a_repeat_out_of_order_is_noticed() {
     assert!(wrongs.contains(&Wrong::Excess), "{wrongs:?}");
 }
 
+/// The list and the counter look as if all had been in order: what is noticed is only what a read lacked between.
+#[test]
+fn a_repeat_behind_a_write_of_another_kind_is_noticed() {
+    let wrongs = noticed(Some(Fault::Planted(Plant::Overtaken, "RPUSH")));
+    assert!(wrongs.contains(&Wrong::Order), "{wrongs:?}");
+    let wrongs = noticed(Some(Fault::Planted(Plant::Overtaken, "INCR")));
+    assert!(wrongs.contains(&Wrong::Excess), "{wrongs:?}");
+}
+
 #[test]
 fn a_request_that_was_sent_although_it_was_said_not_to_be_is_noticed() {
     for command in ["RPUSH", "INCR"] {

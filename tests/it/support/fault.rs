@@ -87,6 +87,9 @@ pub enum Plant {
     Swap,
     /// A request said to be indeterminate runs after the next of its connection that has the same name.
     Late,
+    /// A request said to be indeterminate runs after a later one of its connection that writes another key, but before
+    /// the next of its own name: what the keys hold does not show it, only a read of its key between the two.
+    Overtaken,
     /// A request said to be not sent was sent.
     Deny,
 }

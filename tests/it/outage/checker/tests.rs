@@ -41,6 +41,14 @@ fn counted(number: u64) -> (Asked, Heard) {
     (Asked::Count, Heard::Number(BASE + number))
 }
 
+const fn read_count(number: u64) -> (Asked, Heard) {
+    (Asked::ReadCount, Heard::Number(BASE + number))
+}
+
+fn read_text(id: u64) -> (Asked, Heard) {
+    (Asked::ReadText, Heard::Text(entry(id)))
+}
+
 const fn open(asked: Asked) -> (Asked, Heard) {
     (asked, Heard::Indeterminate)
 }
@@ -55,8 +63,7 @@ fn what_can_be_true_is_accepted() {
     assert_eq!(wrongs(&[counted(1), open(Asked::Count), counted(2)], &[0], 2, 0), []);
     assert_eq!(wrongs(&[counted(1), open(Asked::Count), counted(3)], &[0], 3, 0), []);
     assert_eq!(wrongs(&[open(Asked::Count)], &[0], 1, 0), []);
-    let read = (Asked::ReadCount, Heard::Number(BASE));
-    assert_eq!(wrongs(&[open(Asked::Count), read], &[0], 1, 0), [], "it may run after a read");
+    assert_eq!(wrongs(&[open(Asked::Count), read_count(0)], &[0], 1, 0), [], "it may run after a read");
     let puts = [(Asked::Put(1), Heard::Done), open(Asked::Put(2))];
     assert_eq!(wrongs(&puts, &[0], 0, 1), []);
     assert_eq!(wrongs(&puts, &[0], 0, 2), []);
@@ -96,6 +103,61 @@ fn a_write_that_ran_late_is_seen() {
 }
 
 #[test]
+fn a_write_that_ran_behind_one_of_another_kind_is_seen() {
+    let others = [counted(1), (Asked::Put(2), Heard::Done)];
+    for other in others {
+        let (number, text) = if other.0 == Asked::Count { (1, 0) } else { (0, 2) };
+        let events = [open(Asked::Append(1)), other, saw(&[0]), appended(3, 3)];
+        assert_eq!(wrongs(&events, &[0, 1, 3], number, text), [Wrong::Order]);
+    }
+    let late_count = [open(Asked::Count), appended(1, 2), read_count(0)];
+    assert_eq!(wrongs(&late_count, &[0, 1], 1, 0), [Wrong::Excess]);
+    let one_of_two = [open(Asked::Count), appended(1, 2), open(Asked::Count), read_count(1)];
+    assert_eq!(wrongs(&one_of_two, &[0, 1], 3, 0), [Wrong::Excess]);
+    let late_put = [open(Asked::Put(1)), counted(1), read_text(0)];
+    assert_eq!(wrongs(&late_put, &[0], 1, 1), [Wrong::Order]);
+    let later_of_two = [open(Asked::Put(1)), open(Asked::Put(2)), counted(1), read_text(1)];
+    assert_eq!(wrongs(&later_of_two, &[0], 1, 2), [Wrong::Order]);
+}
+
+#[test]
+fn a_write_that_ran_before_one_of_another_kind_is_accepted() {
+    // It ran before the other, whatever a read before that lacked.
+    let unread = [open(Asked::Append(1)), saw(&[0]), counted(1), appended(2, 3)];
+    assert_eq!(wrongs(&unread, &[0, 1, 2], 1, 0), []);
+    let seen = [open(Asked::Append(1)), counted(1), saw(&[0, 1]), saw(&[0, 1]), appended(2, 3)];
+    assert_eq!(wrongs(&seen, &[0, 1, 2], 1, 0), []);
+    let never = [open(Asked::Append(1)), counted(1), saw(&[0]), appended(2, 2)];
+    assert_eq!(wrongs(&never, &[0, 2], 1, 0), []);
+    let unanswered = [open(Asked::Append(1)), counted(1), (Asked::ReadList, Heard::Nothing), appended(2, 3)];
+    assert_eq!(wrongs(&unanswered, &[0, 1, 2], 1, 0), []);
+    // Asked for behind the other, or the other was not acknowledged.
+    let behind = [counted(1), open(Asked::Append(1)), saw(&[0])];
+    assert_eq!(wrongs(&behind, &[0, 1], 1, 0), []);
+    let unacknowledged = [open(Asked::Append(1)), open(Asked::Count), (Asked::Put(2), Heard::Unavailable), saw(&[0])];
+    assert_eq!(wrongs(&unacknowledged, &[0, 1], 1, 0), []);
+}
+
+#[test]
+fn a_count_that_ran_before_one_of_another_kind_is_accepted() {
+    assert_eq!(wrongs(&[open(Asked::Count), read_count(0), appended(1, 2)], &[0, 1], 1, 0), []);
+    assert_eq!(wrongs(&[open(Asked::Count), appended(1, 2), read_count(1)], &[0, 1], 1, 0), []);
+    assert_eq!(wrongs(&[appended(1, 2), open(Asked::Count), read_count(0)], &[0, 1], 1, 0), []);
+    // The one that was seen may be the former: the latter may still run.
+    let two = [open(Asked::Count), appended(1, 2), open(Asked::Count), read_count(1), read_count(2)];
+    assert_eq!(wrongs(&two, &[0, 1], 2, 0), []);
+    assert_eq!(wrongs(&two[..4], &[0, 1], 2, 0), []);
+}
+
+#[test]
+fn a_text_put_before_one_of_another_kind_is_accepted() {
+    assert_eq!(wrongs(&[open(Asked::Put(1)), read_text(0), counted(1)], &[0], 1, 1), []);
+    assert_eq!(wrongs(&[open(Asked::Put(1)), counted(1), read_text(1), read_text(1)], &[0], 1, 1), []);
+    assert_eq!(wrongs(&[counted(1), open(Asked::Put(1)), read_text(0)], &[0], 1, 1), []);
+    assert_eq!(wrongs(&[open(Asked::Put(1)), counted(1), read_text(0), open(Asked::Put(2))], &[0], 1, 2), []);
+}
+
+#[test]
 fn anothers_value_is_seen() {
     assert_eq!(of_list(&[(Asked::ReadList, Heard::Texts(vec!["8:0".into()]))], &[0])[0], Wrong::Foreign);
     assert_eq!(of_list(&[(Asked::ReadText, Heard::Text("8:0".into()))], &[0]), [Wrong::Foreign]);
@@ -107,8 +169,7 @@ fn anothers_value_is_seen() {
 #[test]
 fn a_value_out_of_the_future_is_seen() {
     assert_eq!(of_list(&[saw(&[0, 1]), appended(1, 2)], &[0, 1]), [Wrong::Order]);
-    let read = (Asked::ReadText, Heard::Text(entry(1)));
-    assert_eq!(wrongs(&[read, (Asked::Put(1), Heard::Done)], &[0], 0, 1), [Wrong::Order]);
+    assert_eq!(wrongs(&[read_text(1), (Asked::Put(1), Heard::Done)], &[0], 0, 1), [Wrong::Order]);
 }
 
 #[test]

@@ -30,6 +30,9 @@ const EXCHANGE_PATIENCE: Duration = Duration::from_secs(2);
 /// What no reply can begin with.
 const GARBAGE: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\r\n\0\xff";
 
+/// What is said to a request that is to run too late.
+const MAY_HAVE_RUN: &str = "-INDETERMINATE a planted fault, the command may have run";
+
 /// A reply that nobody asked for, and nobody may see.
 const EXTRA: &[u8] = b"$7\r\nforeign\r\n";
 
@@ -55,6 +58,19 @@ enum Event {
     Due(Due),
     Reply(Vec<u8>),
     End,
+}
+
+/// A request that is to run too late.
+struct Kept {
+    request: Vec<u8>,
+    /// Whether another write of this connection has run meanwhile.
+    is_overtaken: bool,
+}
+
+impl Kept {
+    fn of(request: &[u8]) -> Self {
+        Self { request: request.to_vec(), is_overtaken: false }
+    }
 }
 
 /// Where the next reply to the client comes from.
@@ -150,6 +166,7 @@ impl Link {
             let went_well = match self.fault() {
                 Fault::BlackHole => self.lose(),
                 fault if fault.ends_connections() => return,
+                Fault::Planted(Plant::Overtaken, name) => self.overtake(name, &request, &mut kept, events),
                 Fault::Planted(plant, name) if name == name_of(&request) => {
                     self.pass_on_carelessly(plant, &request, &mut kept, events)
                 }
@@ -183,12 +200,12 @@ impl Link {
         Ok(())
     }
 
-    /// Passes a request on as a careless proxy might. `kept` is one that is to run too late.
+    /// Passes a request on as a careless proxy might.
     fn pass_on_carelessly(
         &self,
         plant: Plant,
         request: &[u8],
-        kept: &mut Option<Vec<u8>>,
+        kept: &mut Option<Kept>,
         events: &Sender<Event>,
     ) -> io::Result<()> {
         match plant {
@@ -201,16 +218,37 @@ impl Link {
                 self.pass_on(request, Due::Unseen, events)
             }
             Plant::Late if self.hub.strike_once() => {
-                *kept = Some(request.to_vec());
-                self.answer_here("-INDETERMINATE a planted fault, the command may have run", events)
+                *kept = Some(Kept::of(request));
+                self.answer_here(MAY_HAVE_RUN, events)
             }
-            Plant::Resend | Plant::Swap | Plant::Late | Plant::Deny => {
+            Plant::Resend | Plant::Swap | Plant::Late | Plant::Overtaken | Plant::Deny => {
                 self.pass_on(request, Due::Server, events)?;
                 match kept.take() {
-                    Some(late) => self.pass_on(&late, Due::Unseen, events),
+                    Some(late) => self.pass_on(&late.request, Due::Unseen, events),
                     None => Ok(()),
                 }
             }
+        }
+    }
+
+    /// Keeps requests of this name, each instead of the one before, which never runs then. Once another write has
+    /// overtaken one, and a read of its key has shown that it has not run, it runs.
+    fn overtake(&self, name: &str, request: &[u8], kept: &mut Option<Kept>, events: &Sender<Event>) -> io::Result<()> {
+        let is_armed = self.hub.armed.load(SeqCst);
+        if is_armed && name_of(request) == name {
+            *kept = Some(Kept::of(request));
+            drop(events.send(Event::Due(Due::Here(format!("{MAY_HAVE_RUN}\r\n").into()))));
+            return Ok(());
+        }
+        self.pass_on(request, Due::Server, events)?;
+        let is_write = ["RPUSH", "INCR", "SET"].contains(&name_of(request).as_str());
+        let late = kept.take_if(|late| {
+            late.is_overtaken |= is_write;
+            late.is_overtaken && !is_write && key_of(request) == key_of(&late.request)
+        });
+        match late {
+            Some(late) if self.hub.strike_once() => self.pass_on(&late.request, Due::Unseen, events),
+            Some(_) | None => Ok(()),
         }
     }
 
@@ -331,6 +369,11 @@ fn answer(fault: Fault, name: &str) -> Option<&'static str> {
 /// The command's name in capital letters.
 fn name_of(request: &[u8]) -> String {
     Frame::whole(request).items.first().map(|name| name.as_text().to_uppercase()).unwrap_or_default()
+}
+
+/// The command's first argument.
+fn key_of(request: &[u8]) -> Option<String> {
+    Frame::whole(request).items.get(1).map(Frame::as_text)
 }
 
 /// The frames that come out of a connection, until it ends in whichever way.
