@@ -1,8 +1,10 @@
 //! Making an upstream connection: dial, then the handshake, one step at a time.
 //!
 //! The handshake is strictly alone on the connection and each step waits for its reply (Redis drops replies when AUTH is
-//! pipelined behind other commands, redis#15640). Only a connection that has answered PING is handed over, so a server
-//! that is still loading its data is not used. This is the slow path: here replies are decoded into trees.
+//! pipelined behind other commands, redis#15640). Each reply must be of the kind that answers its step: one too many would
+//! shift all that follow, and the first client would get the reply to our last question. Only a connection that has
+//! answered PING is handed over, so a server that is still loading its data is not used. This is the slow path: here
+//! replies are decoded into trees.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -10,6 +12,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use redis_protocol::resp3::decode::complete::decode;
@@ -234,7 +237,7 @@ pub(crate) async fn connect(attempt: &Attempt<'_>) -> Result<(Transport, Option<
     attempt.progress.state.borrow_mut().0 = true;
     let uncertain = !attempt.identity.is_certain();
     wire.greet(attempt.target, attempt.lane.protocol, attempt.identity).await?;
-    while let Err(error) = wire.expect("PING", &[b"PING"]).await {
+    while let Err(error) = wire.expect("PING", &[b"PING"], is_pong).await {
         if !error.is_for_now() {
             return Err(error);
         }
@@ -243,11 +246,12 @@ pub(crate) async fn connect(attempt: &Attempt<'_>) -> Result<(Transport, Option<
         sleep(ASK_AGAIN).await;
     }
     // Older servers and strict ACLs refuse the name; it only helps whoever reads CLIENT LIST.
-    wire.ask(&[b"CLIENT", b"SETNAME", attempt.name.as_bytes()]).await?;
+    answered("CLIENT SETNAME", wire.ask(&[b"CLIENT", b"SETNAME", attempt.name.as_bytes()]).await?, is_ok)?;
     let asked = Instant::now();
     let peer = wire.peer().await?;
     if uncertain {
         let killed = wire.ask(&[b"CLIENT", b"KILL", b"ID", NO_SUCH_ID]).await?;
+        let killed = answered("CLIENT KILL", killed, |reply| matches!(reply, OwnedFrame::Number { .. }))?;
         attempt.identity.may_kill.store(matches!(killed, OwnedFrame::Number { .. }), Ordering::Relaxed);
     }
     if attempt.lane.database != 0 {
@@ -278,7 +282,7 @@ pub(crate) async fn open(target: &Target, lane: LaneKey, name: &str, limit: Dura
     let steps = async {
         let mut wire = Wire { transport: attempt.dial().await? };
         wire.greet(target, lane.protocol, identity).await?;
-        wire.expect("PING", &[b"PING"]).await?;
+        wire.expect("PING", &[b"PING"], is_pong).await?;
         wire.ask(&[b"CLIENT", b"SETNAME", name.as_bytes()]).await?;
         if lane.database != 0 {
             wire.select(lane.database).await?;
@@ -302,7 +306,7 @@ pub(crate) async fn switch(
         let mut wire = Wire { transport };
         if from.protocol != to.protocol {
             let version: &[u8] = if to.protocol == Protocol::Resp3 { b"3" } else { b"2" };
-            wire.expect("HELLO", &[b"HELLO", version]).await?;
+            wire.expect("HELLO", &[b"HELLO", version], is_greeting).await?;
         }
         if from.database != to.database {
             wire.select(to.database).await?;
@@ -366,10 +370,12 @@ impl Wire {
         let (other, own) = if protocol == Protocol::Resp3 { (b"2", b"3") } else { (b"3", b"2") };
         let mut learnt = None;
         if !identity.is_certain() {
-            learnt = Some(self.hello(target, other).await?);
+            let reply = self.hello(target, other).await?;
+            answered("HELLO", decoded(&reply)?, is_greeting)?;
+            learnt = Some(reply);
         }
         let reply = self.hello(target, own).await?;
-        match decoded(&reply)? {
+        match answered("HELLO", decoded(&reply)?, is_greeting)? {
             // Before Redis 6 there is no HELLO: fine for a RESP2 lane.
             refusal if is_unknown_command(&refusal) && protocol == Protocol::Resp2 => {
                 return self.authenticate(target).await;
@@ -398,7 +404,9 @@ impl Wire {
 
     /// What the server calls this connection; unknown where it does not say (before Redis 6.2, or by ACL).
     async fn peer(&mut self) -> Result<Option<Peer>, Error> {
-        let reply = self.ask(&[b"CLIENT", b"INFO"]).await?;
+        let is_text =
+            |reply: &OwnedFrame| matches!(reply, OwnedFrame::BlobString { .. } | OwnedFrame::VerbatimString { .. });
+        let reply = answered("CLIENT INFO", self.ask(&[b"CLIENT", b"INFO"]).await?, is_text)?;
         let (OwnedFrame::BlobString { data, .. } | OwnedFrame::VerbatimString { data, .. }) = reply else {
             return Ok(None);
         };
@@ -412,13 +420,14 @@ impl Wire {
         let Some(password) = &target.password else { return Ok(()) };
         let password = password.expose_secret().as_bytes();
         match &target.username {
-            Some(user) => self.expect("AUTH", &[b"AUTH", user.as_bytes(), password]).await,
-            None => self.expect("AUTH", &[b"AUTH", password]).await,
+            Some(user) => self.expect("AUTH", &[b"AUTH", user.as_bytes(), password], is_ok).await,
+            None => self.expect("AUTH", &[b"AUTH", password], is_ok).await,
         }
     }
 
     async fn select(&mut self, database: u32) -> Result<(), Error> {
-        match self.ask(&[b"SELECT", database.to_string().as_bytes()]).await? {
+        let reply = self.ask(&[b"SELECT", database.to_string().as_bytes()]).await?;
+        match answered("SELECT", reply, is_ok)? {
             // It cannot serve now, whatever the database.
             OwnedFrame::SimpleError { data, .. } if cannot_serve(data.as_bytes()) => {
                 Err(Error::Refused { step: "SELECT", reply: data })
@@ -428,9 +437,14 @@ impl Wire {
         }
     }
 
-    /// Asks and accepts any answer but an error.
-    async fn expect(&mut self, step: &'static str, words: &[&[u8]]) -> Result<(), Error> {
-        match self.ask(words).await? {
+    /// Asks, and accepts such an answer but no error.
+    async fn expect(
+        &mut self,
+        step: &'static str,
+        words: &[&[u8]],
+        is_answer: impl FnOnce(&OwnedFrame) -> bool,
+    ) -> Result<(), Error> {
+        match answered(step, self.ask(words).await?, is_answer)? {
             refusal @ (OwnedFrame::SimpleError { .. } | OwnedFrame::BlobError { .. }) => Err(refused(step, &refusal)),
             _ => Ok(()),
         }
@@ -445,6 +459,13 @@ impl Wire {
     }
 
     async fn ask_raw(&mut self, words: &[&[u8]]) -> Result<Vec<u8>, Error> {
+        let mut surplus = [0; 64];
+        match poll_fn(|cx| Poll::Ready(self.transport.poll_read(cx, &mut surplus))).await {
+            Poll::Pending => {}
+            Poll::Ready(Ok(0)) => return Err(Error::Closed),
+            Poll::Ready(Ok(_)) => return Err(Error::Protocol("a reply that nobody waits for".to_owned())),
+            Poll::Ready(Err(error)) => return Err(error.into()),
+        }
         let mut request = Vec::new();
         inline::encode(words.iter().copied(), &mut request);
         let mut rest = request.as_slice();
@@ -493,6 +514,32 @@ fn decoded(reply: &[u8]) -> Result<OwnedFrame, Error> {
 
 fn is_unknown_command(reply: &OwnedFrame) -> bool {
     matches!(reply, OwnedFrame::SimpleError { data, .. } if data.starts_with("ERR unknown command"))
+}
+
+/// The reply to a step, which must be of that kind, or an error.
+fn answered(
+    step: &'static str,
+    reply: OwnedFrame,
+    is_answer: impl FnOnce(&OwnedFrame) -> bool,
+) -> Result<OwnedFrame, Error> {
+    let is_error = matches!(reply, OwnedFrame::SimpleError { .. } | OwnedFrame::BlobError { .. });
+    if is_error || is_answer(&reply) {
+        Ok(reply)
+    } else {
+        Err(Error::Protocol(format!("{step} was answered by a {:?}", Resp3Frame::kind(&reply))))
+    }
+}
+
+fn is_greeting(reply: &OwnedFrame) -> bool {
+    matches!(reply, OwnedFrame::Map { .. } | OwnedFrame::Array { .. })
+}
+
+fn is_pong(reply: &OwnedFrame) -> bool {
+    matches!(reply, OwnedFrame::SimpleString { data, .. } if data == b"PONG")
+}
+
+fn is_ok(reply: &OwnedFrame) -> bool {
+    matches!(reply, OwnedFrame::SimpleString { .. })
 }
 
 /// The server's refusal, as an error that names the step.

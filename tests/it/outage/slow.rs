@@ -353,6 +353,7 @@ fn reply(request: &[Vec<u8>]) -> Vec<u8> {
         ["HELLO", protocol, ..] => greeting(protocol),
         ["PING"] => b"+PONG\r\n".to_vec(),
         ["GET", ..] => bulk(TRUE),
+        ["CLIENT", "INFO"] => b"-ERR unknown subcommand\r\n".to_vec(),
         ["CLIENT", "ID" | "KILL", ..] => b":1\r\n".to_vec(),
         ["CLIENT" | "SELECT" | "AUTH" | "SET", ..] => b"+OK\r\n".to_vec(),
         _ => b"-ERR unknown command\r\n".to_vec(),

@@ -57,6 +57,14 @@ fn something_that_is_no_redis() {
     refused(Mood::Full("SSH-2.0-OpenSSH_9.6\r\n"));
 }
 
+/// One reply too many shifts all that follow: the first client would get the reply to the last question.
+#[test]
+fn a_step_that_gets_the_reply_to_another() {
+    refused(Mood::Refuses("HELLO", "$5\r\nextra\r\n"));
+    refused(Mood::Refuses("PING", "+OK\r\n"));
+    refused(Mood::Refuses("CLIENT", "+OK\r\n"));
+}
+
 #[test]
 fn an_upstream_that_hangs_up() {
     refused(Mood::HangsUp);
