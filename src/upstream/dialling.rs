@@ -210,13 +210,14 @@ impl Upstream {
         self.settle(lane, usage, made, Supervisor::made)
     }
 
-    /// An attempt that was given up has succeeded after all. It is of no use if another has found Redis meanwhile, perhaps
-    /// elsewhere, or if its lane has another database by now.
+    /// An attempt that was given up has succeeded after all. It is of no use if Redis was found meanwhile, perhaps elsewhere;
+    /// while it recovers, only to a lane that has none; nor if its lane has another database by now.
     pub(super) fn arrived_late(&mut self, lane: LaneId, key: LaneKey, made: Made) -> Option<ConnectionId> {
-        if matches!(self.shared.link(), Link::Up | Link::Recovering) {
+        let link = self.shared.link();
+        let state = self.lanes.get_mut(lane).filter(|lane| lane.key == key)?;
+        if link == Link::Up || (link == Link::Recovering && !state.normal.is_empty()) {
             return None;
         }
-        let state = self.lanes.get_mut(lane).filter(|lane| lane.key == key)?;
         state.pending += 1;
         Some(self.settle(lane, Use::Normal, made, Supervisor::revived))
     }

@@ -76,7 +76,7 @@ fn with_the_breaker_disabled_reads_are_degraded_all_the_same_and_service_returns
 }
 
 #[test]
-fn with_early_recovery_off_redis_is_left_alone_while_the_breaker_is_open() {
+fn with_early_recovery_off_nobody_dials_while_the_breaker_is_open() {
     if is_direct() {
         return;
     }
