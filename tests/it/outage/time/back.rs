@@ -18,7 +18,7 @@ const MEDIAN: Duration = Duration::from_millis(300);
 /// [`MEDIAN_OF_FEW`]; virtual time shows how they are spread.
 const MANY: usize = 200;
 const MEDIAN_OF_FEW: Duration = Duration::from_millis(450);
-/// The same, always; and after a long outage where dials were refused.
+/// The same, always, besides what the machine adds; and after a long outage where dials were refused.
 const WORST: Duration = Duration::from_secs(1);
 /// After a long outage where packets were lost.
 const WORST_LOST: Duration = Duration::from_secs(7);
@@ -29,6 +29,8 @@ const OUTAGES_EACH: usize = 4;
 /// The longest of those that are over before much is noticed.
 const BLINK: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(40);
+/// The age of a proxy in an ordinary outage: the dials of its start are no longer among the two in a second.
+const SETTLED: Duration = Duration::from_millis(1_100);
 /// How long the proxy tries to connect, by default.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two requests of a client during an outage.
@@ -40,16 +42,19 @@ fn alone_service_returns_with_the_server_after_short_outages() {
         return;
     }
     let _alone = alone();
-    let seed = fastrand::u64(..);
+    let (seed, noise) = (fastrand::u64(..), Noise::listen());
     let count = OUTAGES_EACH * repeats();
     let back = several(count, SIDE_BY_SIDE, |number| {
         let random = fastrand::Rng::with_seed(seed.wrapping_add(number as u64)).f64();
-        // Of any length, spread evenly; and one that is as short as can be.
+        // Of any length, spread evenly; and one that is as short as can be, in the first second of the proxy's life, when
+        // the dial of its start is one of the two in a second.
         let length = SHORT.mul_f64((number as f64 + random) / count as f64);
         let busy = number.is_multiple_of(2);
-        (after_an_outage(length, busy, Way::Refused), after_an_outage(BLINK.mul_f64(random), busy, Way::Refused))
+        let usual = after_an_outage(length, busy, Way::Refused, SETTLED);
+        (usual, after_an_outage(BLINK.mul_f64(random), busy, Way::Refused, Duration::ZERO))
     });
     let (back, blinks): (Vec<_>, Vec<_>) = back.into_iter().unzip();
+    let worst = WORST + noise.heard().worst();
     let (back, blinks): (Spread, Spread) = (back.into_iter().collect(), blinks.into_iter().collect());
     let mut figures = Figures::of("back after up to 10 s");
     figures.add("seed", seed);
@@ -57,8 +62,8 @@ fn alone_service_returns_with_the_server_after_short_outages() {
     figures.add("after_up_to_200_ms", blinks.shown());
     let usually = if count >= MANY { MEDIAN } else { MEDIAN_OF_FEW };
     assert!(back.median() <= usually, "served again: {}, seed {seed}", back.shown());
-    assert!(back.worst() <= WORST, "served again: {}, seed {seed}", back.shown());
-    assert!(blinks.worst() <= WORST, "after the shortest outages: {}, seed {seed}", blinks.shown());
+    assert!(back.worst() <= worst, "served again: {}, seed {seed}", back.shown());
+    assert!(blinks.worst() <= worst, "after the shortest outages: {}, seed {seed}", blinks.shown());
 }
 
 #[test]
@@ -67,20 +72,22 @@ fn alone_service_returns_with_the_server_after_long_outages() {
         return;
     }
     let _alone = alone();
+    let noise = Noise::listen();
     let both = repeat(SIDE_BY_SIDE / 2, |number| {
         thread::scope(|scope| {
             let busy = number.is_multiple_of(2);
-            let lost = scope.spawn(move || after_an_outage(LONG, busy, Way::Lost));
-            (after_an_outage(LONG, busy, Way::Refused), lost.join().expect("service returns"))
+            let lost = scope.spawn(move || after_an_outage(LONG, busy, Way::Lost, SETTLED));
+            (after_an_outage(LONG, busy, Way::Refused, SETTLED), lost.join().expect("service returns"))
         })
     });
+    let noise = noise.heard().worst();
     let (refused, lost): (Vec<_>, Vec<_>) = both.into_iter().unzip();
     let (refused, lost): (Spread, Spread) = (refused.into_iter().collect(), lost.into_iter().collect());
     let mut figures = Figures::of("back after 40 s");
     figures.add("refused", refused.shown());
     figures.add("lost", lost.shown());
-    assert!(refused.worst() <= WORST, "where dials were refused: {}", refused.shown());
-    assert!(lost.worst() <= WORST_LOST, "where packets were lost: {}", lost.shown());
+    assert!(refused.worst() <= WORST + noise, "where dials were refused: {}", refused.shown());
+    assert!(lost.worst() <= WORST_LOST + noise, "where packets were lost: {}", lost.shown());
 }
 
 /// What becomes of dials during the outage.
@@ -91,13 +98,15 @@ enum Way {
     Lost,
 }
 
-/// An outage of this length, with a client that goes on asking or stays silent; how long after the server is back the
-/// client is served.
-fn after_an_outage(length: Duration, busy: bool, way: Way) -> Duration {
+/// An outage of this length, of a proxy of this age, with a client that goes on asking or stays silent; how long after the
+/// server is back the client is served.
+fn after_an_outage(length: Duration, busy: bool, way: Way, age: Duration) -> Duration {
     let mut server = server_with_value();
     let proxy = Proxy::before(&server);
     let mut client = proxy.connect();
     assert_eq!(client.ask("GET k"), TRUE);
+    let started = Instant::now();
+    wait_until("it is so old", 2 * SETTLED, || client.ask("GET k") == TRUE && started.elapsed() >= age);
     let back = Instant::now() + length;
     server.kill();
     let hole = (way == Way::Lost).then(|| Hole::at(&server));

@@ -15,8 +15,10 @@ const LONGEST: Duration = Duration::from_millis(4_250);
 const THEN: Duration = Duration::from_millis(5);
 /// Service must be back this soon after the server goes on, usually.
 const BACK_MEDIAN: Duration = Duration::from_millis(300);
-/// The same, always.
+/// The same, always, besides what the machine adds.
 const BACK_WORST: Duration = Duration::from_secs(1);
+/// And this soon in every lane of every worker: there is one connection in the first second.
+const ALL_BACK: Duration = Duration::from_secs(2);
 const CLIENTS: usize = 50;
 /// The clients, out of those, that write.
 const WRITERS: usize = 10;
@@ -44,10 +46,15 @@ fn alone_a_frozen_server_keeps_fifty_clients_waiting_only_up_to_the_deadline() {
     figures.add("noise", noise.shown());
     figures.add("back", back.shown());
     figures.add("all_back", all_back.shown());
+    assert!(all_back.worst() <= ALL_BACK + noise.worst(), "all are served again: {}", all_back.shown());
     assert!(waited.count() >= runs.len() * CLIENTS, "every client was waiting or came later");
     assert!(waited.worst() < LONGEST, "waiting clients: {}", waited.shown());
     assert!(then.p99() < THEN + noise.p99(), "from then on: {}; an echo: {}", then.shown(), noise.shown());
-    assert!(back.median() <= BACK_MEDIAN && back.worst() <= BACK_WORST, "served again: {}", back.shown());
+    assert!(
+        back.median() <= BACK_MEDIAN && back.worst() <= BACK_WORST + noise.worst(),
+        "served again: {}",
+        back.shown()
+    );
 }
 
 /// How long things took in one freeze.
@@ -176,7 +183,11 @@ fn alone_a_frozen_server_keeps_a_client_that_comes_seldom_waiting_once() {
     figures.add("back", back.shown());
     assert!(waited.worst() < LONGEST, "the request that waited: {}", waited.shown());
     assert!(then.p99() < THEN + noise.p99(), "from then on: {}; an echo: {}", then.shown(), noise.shown());
-    assert!(back.median() <= BACK_MEDIAN && back.worst() <= BACK_WORST, "served again: {}", back.shown());
+    assert!(
+        back.median() <= BACK_MEDIAN && back.worst() <= BACK_WORST + noise.worst(),
+        "served again: {}",
+        back.shown()
+    );
 }
 
 /// One worker, and one client that asks every three seconds.
