@@ -112,7 +112,7 @@
 //! - Bulk traffic, which moves a client to its lane's second connection, counts only requests and replies of 4 KiB or
 //!   more: many small ones do not hold up their neighbours.
 //! - An upstream connection is never stopped for a client that does not read. For one that does, but more slowly than a
-//!   reply of many megabytes arrives, reading pauses a millisecond at a time: 250 times at most for a client that takes
+//!   reply of many megabytes arrives, reading pauses a millisecond at a time: 250 ms at most for a client that takes
 //!   nothing, and once more for each 16 KiB it takes. Otherwise a client that reads all the time would be cut off at the
 //!   output limit because Redis is faster.
 //! - When memory is short (three quarters of the budget) only requests over 1 MiB wait, and the client that holds most

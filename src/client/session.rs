@@ -34,6 +34,8 @@ use super::refusal;
 use super::reply_queue::ReplyQueue;
 use super::state::State;
 use super::unserved::{self, Asked};
+use tokio::time::Instant;
+
 use crate::buffer::ByteQueue;
 use crate::command::route::{self, Cause, Local, Manner, Route};
 use crate::resp::build;
@@ -136,6 +138,7 @@ pub(super) struct Session {
     /// What `progress` was when reading was last slowed down for its sake, and how often it still may be.
     paced: u64,
     patience: u64,
+    paused: Option<Instant>,
     /// Bulk traffic in the second that began at this tick, and the tick until which it counts as bulk.
     bulk: (u32, usize, u32),
 }
@@ -170,6 +173,7 @@ impl Session {
             progress: 0,
             paced: 0,
             patience: PATIENCE,
+            paused: None,
             bulk: (0, 0, 0),
         }
     }

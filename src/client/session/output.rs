@@ -8,6 +8,8 @@ use std::mem;
 use std::ops::Range;
 use std::task::{Context, Poll};
 
+use tokio::time::Instant;
+
 use super::{BULK_ITEM, Phase, Session};
 use crate::buffer::MAX_SLICES;
 use crate::client::clients::Env;
@@ -17,9 +19,13 @@ use crate::upstream::{Failure, Protocol, Traits};
 /// While a large reply streams and more than this waits for its client, upstream is not read for a millisecond, in bytes.
 const LAG: usize = 4 * 1024 * 1024;
 
-/// How often that may happen for one client that takes nothing; each [`PATIENCE_PER`] bytes it takes earn it once more.
+/// How many milliseconds that may take for one client that takes nothing; each [`PATIENCE_PER`] bytes it takes earn it one
+/// more.
 pub(super) const PATIENCE: u64 = 250;
 const PATIENCE_PER: u64 = 16 * 1024;
+
+/// What one pause costs at most, in milliseconds.
+const LONGEST_PAUSE: u64 = 5;
 
 impl Session {
     /// Takes the next bytes of a reply, which stay in the connection's buffer until [`Session::flush`].
@@ -210,14 +216,20 @@ impl Session {
         }
     }
 
-    /// True if much waits for a client that is still worth waiting for; asked once a millisecond, and costs patience.
+    /// True if much waits for a client that is still worth waiting for. Asked before each pause and after it, which costs
+    /// patience: a timer of a millisecond may take two.
     pub(in crate::client) fn lags(&mut self) -> bool {
         let taken = self.progress - mem::replace(&mut self.paced, self.progress);
         self.patience = self.patience.saturating_add(taken / PATIENCE_PER).min(PATIENCE);
+        if let Some(paused) = self.paused.take() {
+            // The end of a pause may be noticed late, when the machine had no time for us.
+            let spent = u64::try_from(paused.elapsed().as_millis()).unwrap_or(u64::MAX).clamp(1, LONGEST_PAUSE);
+            self.patience = self.patience.saturating_sub(spent);
+        }
         if self.out.len() <= LAG || self.patience == 0 {
             return false;
         }
-        self.patience -= 1;
+        self.paused = Some(Instant::now());
         true
     }
 }
