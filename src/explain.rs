@@ -72,7 +72,7 @@ fn known(command: &Command, request: &[&[u8]], route: Route, page: &mut Page) {
         let least = if command.arity < 0 { "at least" } else { "exactly" };
         let wanted = command.arity.unsigned_abs();
         let fate = match route {
-            Route::Refused(_) => "Redis would refuse it.",
+            Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) => "Redis would refuse it.",
             Route::Local(_) | Route::Shared(_) => "It is forwarded all the same, so that the error is Redis' own.",
         };
         let (name, count) = (command.name.replace('|', " ").to_uppercase(), request.len());
@@ -128,14 +128,12 @@ fn where_to(route: Route) -> &'static str {
             "answered by outrigger itself: it is about the client's own connection. Wrong arguments go to Redis."
         }
         Route::Shared(_) => "over a connection that other clients use too: it leaves no state there.",
-        Route::Refused(Cause::Blocking) => {
-            "not offered yet: everybody behind it on a shared connection would wait too."
-        }
-        Route::Refused(Cause::ClientState) => "not offered yet: it would change or read a connection that all share.",
-        Route::Refused(Cause::Subscription) => "not offered yet: it would turn a shared connection into a stream.",
-        Route::Refused(Cause::Transaction) => "not offered yet: a transaction needs a connection of its own.",
-        Route::Refused(Cause::Unknown) => "refused with Redis' error for unknown commands: it is never sent.",
-        Route::Refused(Cause::UnknownSubcommand) => {
+        Route::Leased(Cause::Blocking) => "not offered yet: everybody behind it on a shared connection would wait too.",
+        Route::Leased(Cause::ClientState) => "not offered yet: it would change or read a connection that all share.",
+        Route::Subscription(_) => "not offered yet: it would turn a shared connection into a stream.",
+        Route::Transaction(_) => "not offered yet: a transaction needs a connection of its own.",
+        Route::Leased(Cause::Unknown) => "refused with Redis' error for unknown commands: it is never sent.",
+        Route::Leased(Cause::UnknownSubcommand) => {
             "refused with Redis' error for unknown subcommands: it is never sent."
         }
     }
@@ -167,7 +165,9 @@ fn answers(request: &[&[u8]], route: Route, policy: &Policy, page: &mut Page) {
     page.text.push_str("\nWhile Redis cannot be asked:\n");
     match route {
         Route::Local(_) => return page.line("answer", "the same as ever, it comes from outrigger."),
-        Route::Refused(_) => return page.line("answer", "the same error as ever, it comes from outrigger."),
+        Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) => {
+            return page.line("answer", "the same error as ever, it comes from outrigger.");
+        }
         Route::Shared(_) => {}
     }
     let decided = |sent| degrade(request.iter().copied(), sent, false, policy);

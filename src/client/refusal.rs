@@ -20,20 +20,18 @@ pub(super) const AFTER_MULTI: &str = "ERR not run: it follows a MULTI, and outri
 const QUOTED: usize = 128;
 
 /// Appends the error for a request that cannot share a connection.
-pub(super) fn refuse(cause: Cause, args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
+pub(super) fn refuse(cause: Option<Cause>, args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
     let mut words = args.clone();
     let name = quoted(words.next().unwrap_or_default(), QUOTED);
     let second = quoted(words.next().unwrap_or_default(), QUOTED);
     let old = identity.is_before(7, 0);
     let error = match cause {
-        Cause::Unknown => unknown_command(name, args, old),
-        Cause::UnknownSubcommand => unknown_subcommand(name, second, old),
-        Cause::ClientState if name.eq_ignore_ascii_case(b"client") => {
+        Some(Cause::Unknown) => unknown_command(name, args, old),
+        Some(Cause::UnknownSubcommand) => unknown_subcommand(name, second, old),
+        Some(Cause::ClientState) if name.eq_ignore_ascii_case(b"client") => {
             needs_own_connection(&[b"CLIENT ", second.to_ascii_uppercase().as_slice()].concat())
         }
-        Cause::Blocking | Cause::ClientState | Cause::Subscription | Cause::Transaction => {
-            needs_own_connection(&name.to_ascii_uppercase())
-        }
+        Some(Cause::Blocking | Cause::ClientState) | None => needs_own_connection(&name.to_ascii_uppercase()),
     };
     build::error(error, out);
 }

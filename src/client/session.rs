@@ -37,7 +37,7 @@ use super::unserved::{self, Asked};
 use tokio::time::Instant;
 
 use crate::buffer::ByteQueue;
-use crate::command::route::{self, Cause, Local, Manner, Route};
+use crate::command::route::{self, Local, Manner, Route, Transaction};
 use crate::resp::build;
 use crate::resp::request::{Args, RequestScanner};
 use crate::transport::Transport;
@@ -255,7 +255,8 @@ impl Session {
         match route {
             Route::Shared(manner) => self.forward(frame, manner, turn),
             Route::Local(local) => self.local(local, args(), frame, turn),
-            Route::Refused(cause) => {
+            Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) => {
+                let cause = if let Route::Leased(cause) = route { Some(cause) } else { None };
                 let identity = turn.upstream.shared().identity();
                 self.answer_with(turn.env, |out| refusal::refuse(cause, &args(), identity, out))
             }
@@ -272,7 +273,7 @@ impl Session {
     ) -> Option<Step> {
         let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
         if !self.state.refused_multi {
-            self.state.refused_multi = route == Route::Refused(Cause::Transaction) && is(b"multi") && args().len() == 1;
+            self.state.refused_multi = route == Route::Transaction(Transaction::Multi) && args().len() == 1;
             return None;
         }
         if matches!(route, Route::Local(Local::Quit | Local::Reset)) {

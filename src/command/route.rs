@@ -1,9 +1,10 @@
-//! Where a request goes: answered here, over a shared connection, or refused.
+//! Where a request goes: answered here, over a shared connection, or over one of the client's own.
 //!
-//! Three questions, in this order. Is it one of the commands that a proxy has to answer itself, because they are about
-//! the client's own connection ([`Local`])? Is it known to keep no state on the connection, so that it may travel with
-//! other clients' requests ([`Route::Shared`])? Everything else would need an upstream connection of its own, and a
-//! command that is not in the table is taken for the worst of these: it is [`Route::Refused`], with the reason.
+//! Questions, in this order. Is it one of the commands that a proxy has to answer itself, because they are about the
+//! client's own connection ([`Local`])? Is it known to keep no state on the connection, so that it may travel with other
+//! clients' requests ([`Route::Shared`])? Is it part of a transaction, or of a subscription? Everything else needs an
+//! upstream connection of its own, and a command that is not in the table is taken for the worst of these:
+//! [`Route::Leased`], with the reason.
 
 use std::sync::LazyLock;
 
@@ -17,8 +18,12 @@ pub enum Route {
     Local(Local),
     /// Over a connection that other clients use too.
     Shared(Manner),
-    /// Not possible over a shared connection.
-    Refused(Cause),
+    /// Part of a transaction.
+    Transaction(Transaction),
+    /// Subscribes, or undoes it.
+    Subscription(Subscription),
+    /// Over a connection that the client has for itself.
+    Leased(Cause),
 }
 
 /// What matters of a request on a shared connection.
@@ -55,6 +60,29 @@ pub enum Local {
     Select,
 }
 
+/// The commands of transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the command of that name")]
+pub enum Transaction {
+    Discard,
+    Exec,
+    Multi,
+    Unwatch,
+    Watch,
+}
+
+/// The commands of subscriptions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is the command of that name")]
+pub enum Subscription {
+    Psubscribe,
+    Punsubscribe,
+    Ssubscribe,
+    Subscribe,
+    Sunsubscribe,
+    Unsubscribe,
+}
+
 /// Why a request cannot share a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
@@ -62,32 +90,40 @@ pub enum Cause {
     Blocking,
     /// It reads or sets what belongs to the connection.
     ClientState,
-    /// It turns the connection into a stream of messages.
-    Subscription,
-    /// It is part of a transaction.
-    Transaction,
     /// The command is not in the table.
     Unknown,
     /// The subcommand is not in the table.
     UnknownSubcommand,
 }
 
-const LOCAL: &[(&str, Local)] = &[
-    ("auth", Local::Auth),
-    ("client|getname", Local::ClientGetName),
-    ("client|id", Local::ClientId),
-    ("client|info", Local::ClientInfo),
-    ("client|no-evict", Local::ClientNoEvict),
-    ("client|no-touch", Local::ClientNoTouch),
-    ("client|reply", Local::ClientReply),
-    ("client|setinfo", Local::ClientSetInfo),
-    ("client|setname", Local::ClientSetName),
-    ("echo", Local::Echo),
-    ("hello", Local::Hello),
-    ("ping", Local::Ping),
-    ("quit", Local::Quit),
-    ("reset", Local::Reset),
-    ("select", Local::Select),
+/// The commands whose name decides all.
+const NAMED: &[(&str, Route)] = &[
+    ("auth", Route::Local(Local::Auth)),
+    ("client|getname", Route::Local(Local::ClientGetName)),
+    ("client|id", Route::Local(Local::ClientId)),
+    ("client|info", Route::Local(Local::ClientInfo)),
+    ("client|no-evict", Route::Local(Local::ClientNoEvict)),
+    ("client|no-touch", Route::Local(Local::ClientNoTouch)),
+    ("client|reply", Route::Local(Local::ClientReply)),
+    ("client|setinfo", Route::Local(Local::ClientSetInfo)),
+    ("client|setname", Route::Local(Local::ClientSetName)),
+    ("discard", Route::Transaction(Transaction::Discard)),
+    ("echo", Route::Local(Local::Echo)),
+    ("exec", Route::Transaction(Transaction::Exec)),
+    ("hello", Route::Local(Local::Hello)),
+    ("multi", Route::Transaction(Transaction::Multi)),
+    ("ping", Route::Local(Local::Ping)),
+    ("psubscribe", Route::Subscription(Subscription::Psubscribe)),
+    ("punsubscribe", Route::Subscription(Subscription::Punsubscribe)),
+    ("quit", Route::Local(Local::Quit)),
+    ("reset", Route::Local(Local::Reset)),
+    ("select", Route::Local(Local::Select)),
+    ("ssubscribe", Route::Subscription(Subscription::Ssubscribe)),
+    ("subscribe", Route::Subscription(Subscription::Subscribe)),
+    ("sunsubscribe", Route::Subscription(Subscription::Sunsubscribe)),
+    ("unsubscribe", Route::Subscription(Subscription::Unsubscribe)),
+    ("unwatch", Route::Transaction(Transaction::Unwatch)),
+    ("watch", Route::Transaction(Transaction::Watch)),
 ];
 
 /// What is decided about a command before its arguments are seen.
@@ -106,10 +142,10 @@ static PLANS: LazyLock<Vec<Plan>> = LazyLock::new(|| table::all().iter().map(pla
 /// Decides for a request; `args` gives the whole of it, the name first, and is asked only where the name does not decide.
 #[must_use]
 pub fn route<'a, A: Iterator<Item = &'a [u8]>>(name: &[u8], args: impl Fn() -> A) -> Route {
-    let Some(command) = table::find(name) else { return Route::Refused(Cause::Unknown) };
+    let Some(command) = table::find(name) else { return Route::Leased(Cause::Unknown) };
     match PLANS.get(command.index()).copied() {
         Some(Plan::Fixed(route)) => route,
-        Some(Plan::UnlessBlocking) if keys::asks_to_block(command, args()) => Route::Refused(Cause::Blocking),
+        Some(Plan::UnlessBlocking) if keys::asks_to_block(command, args()) => Route::Leased(Cause::Blocking),
         Some(Plan::UnlessBlocking) => Route::Shared(manner(command)),
         Some(Plan::Subcommand) | None => subcommand(command, args()),
     }
@@ -124,9 +160,9 @@ fn subcommand<'a>(parent: &Command, mut args: impl Iterator<Item = &'a [u8]>) ->
     };
     match table::find_sub(parent, name).map(|found| PLANS.get(found.index())) {
         Some(Some(Plan::Fixed(route))) => *route,
-        Some(Some(Plan::UnlessBlocking | Plan::Subcommand) | None) => Route::Refused(Cause::UnknownSubcommand),
+        Some(Some(Plan::UnlessBlocking | Plan::Subcommand) | None) => Route::Leased(Cause::UnknownSubcommand),
         // Of these containers some subcommands belong to the connection, and so may those that we do not know.
-        None if matches!(parent.kind, Kind::Connection | Kind::Script) => Route::Refused(Cause::UnknownSubcommand),
+        None if matches!(parent.kind, Kind::Connection | Kind::Script) => Route::Leased(Cause::UnknownSubcommand),
         None => Route::Shared(Manner::default()),
     }
 }
@@ -141,8 +177,8 @@ fn manner(command: &Command) -> Manner {
 }
 
 fn plan(command: &Command) -> Plan {
-    if let Some((_, local)) = LOCAL.iter().find(|(name, _)| *name == command.name) {
-        return Plan::Fixed(Route::Local(*local));
+    if let Some((_, route)) = NAMED.iter().find(|(name, _)| *name == command.name) {
+        return Plan::Fixed(*route);
     }
     if command.is_container() {
         return Plan::Subcommand;
@@ -153,11 +189,11 @@ fn plan(command: &Command) -> Plan {
             Blocks::Always | Blocks::Never => Plan::Fixed(Route::Shared(manner(command))),
         };
     }
-    Plan::Fixed(Route::Refused(match command.kind {
+    Plan::Fixed(Route::Leased(match command.kind {
         Kind::Blocking => Cause::Blocking,
-        Kind::PubSub => Cause::Subscription,
-        Kind::Transaction => Cause::Transaction,
-        Kind::Admin | Kind::Connection | Kind::Read | Kind::Script | Kind::Write => Cause::ClientState,
+        Kind::Admin | Kind::Connection | Kind::PubSub | Kind::Read | Kind::Script | Kind::Transaction | Kind::Write => {
+            Cause::ClientState
+        }
     }))
 }
 
@@ -188,15 +224,15 @@ mod tests {
     }
 
     #[test]
-    fn what_would_disturb_others_is_refused() {
-        assert_eq!(of("BLPOP k 0"), Route::Refused(Cause::Blocking));
-        assert_eq!(of("XREAD BLOCK 0 STREAMS s $"), Route::Refused(Cause::Blocking));
-        assert_eq!(of("SUBSCRIBE c"), Route::Refused(Cause::Subscription));
-        assert_eq!(of("WATCH k"), Route::Refused(Cause::Transaction));
-        assert_eq!(of("CLIENT TRACKING ON"), Route::Refused(Cause::ClientState));
-        assert_eq!(of("MONITOR"), Route::Refused(Cause::ClientState));
-        assert_eq!(of("NOSUCH x"), Route::Refused(Cause::Unknown));
-        assert_eq!(of("CLIENT NOSUCH"), Route::Refused(Cause::UnknownSubcommand));
+    fn what_would_disturb_others_has_a_connection_of_its_own() {
+        assert_eq!(of("BLPOP k 0"), Route::Leased(Cause::Blocking));
+        assert_eq!(of("XREAD BLOCK 0 STREAMS s $"), Route::Leased(Cause::Blocking));
+        assert_eq!(of("SUBSCRIBE c"), Route::Subscription(Subscription::Subscribe));
+        assert_eq!(of("WATCH k"), Route::Transaction(Transaction::Watch));
+        assert_eq!(of("CLIENT TRACKING ON"), Route::Leased(Cause::ClientState));
+        assert_eq!(of("MONITOR"), Route::Leased(Cause::ClientState));
+        assert_eq!(of("NOSUCH x"), Route::Leased(Cause::Unknown));
+        assert_eq!(of("CLIENT NOSUCH"), Route::Leased(Cause::UnknownSubcommand));
         assert_eq!(of("OBJECT NOSUCH"), Route::Shared(Manner::default()));
     }
 
