@@ -2,11 +2,13 @@
 //!
 //! - [`table`]: the facts about each command.
 //! - [`keys`]: where a request's keys are, and whether it asks to block.
+//! - [`blocking`]: how long a request is ready to wait.
 //! - [`route`]: which of the proxy's ways a request takes.
 //! - [`degrade`]: what it is answered while no server can be asked.
 //!
 //! A leaf: it does no I/O, keeps no state and uses nothing of the rest of the crate.
 
+pub mod blocking;
 pub mod degrade;
 pub mod keys;
 pub mod route;

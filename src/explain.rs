@@ -72,8 +72,10 @@ fn known(command: &Command, request: &[&[u8]], route: Route, page: &mut Page) {
         let least = if command.arity < 0 { "at least" } else { "exactly" };
         let wanted = command.arity.unsigned_abs();
         let fate = match route {
-            Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) => "Redis would refuse it.",
-            Route::Local(_) | Route::Shared(_) => "It is forwarded all the same, so that the error is Redis' own.",
+            Route::Refused => "It is refused all the same.",
+            Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) | Route::Local(_) | Route::Shared(_) => {
+                "It is forwarded all the same, so that the error is Redis' own."
+            }
         };
         let (name, count) = (command.name.replace('|', " ").to_uppercase(), request.len());
         page.line("", format!("WRONG: {name} wants {least} {wanted} words, this has {count}. {fate}"));
@@ -128,14 +130,20 @@ fn where_to(route: Route) -> &'static str {
             "answered by outrigger itself: it is about the client's own connection. Wrong arguments go to Redis."
         }
         Route::Shared(_) => "over a connection that other clients use too: it leaves no state there.",
-        Route::Leased(Cause::Blocking) => "not offered yet: everybody behind it on a shared connection would wait too.",
-        Route::Leased(Cause::ClientState) => "not offered yet: it would change or read a connection that all share.",
+        Route::Transaction(_) => "over a connection of the client's own, until its transaction is over.",
         Route::Subscription(_) => "not offered yet: it would turn a shared connection into a stream.",
-        Route::Transaction(_) => "not offered yet: a transaction needs a connection of its own.",
-        Route::Leased(Cause::Unknown) => "refused with Redis' error for unknown commands: it is never sent.",
-        Route::Leased(Cause::UnknownSubcommand) => {
-            "refused with Redis' error for unknown subcommands: it is never sent."
+        Route::Leased(Cause::Administration) => "over a connection of its own, for this one command.",
+        Route::Leased(Cause::Blocking) => {
+            "over a connection of its own until it is answered: everybody behind it on a shared one would wait too."
         }
+        Route::Leased(Cause::ClientState) => {
+            "over a connection of its own, which the client keeps: it sets something there. RESET gives it back."
+        }
+        Route::Leased(Cause::Monitor) => "over a connection of its own, which the client keeps. RESET ends it.",
+        Route::Leased(Cause::Unknown | Cause::UnknownSubcommand) => {
+            "over a connection of its own, which the client keeps if Redis knows it: it may set anything there."
+        }
+        Route::Refused => "refused: it is for replicas, or for no client of Redis.",
     }
 }
 
@@ -165,9 +173,10 @@ fn answers(request: &[&[u8]], route: Route, policy: &Policy, page: &mut Page) {
     page.text.push_str("\nWhile Redis cannot be asked:\n");
     match route {
         Route::Local(_) => return page.line("answer", "the same as ever, it comes from outrigger."),
-        Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) => {
+        Route::Refused | Route::Subscription(_) => {
             return page.line("answer", "the same error as ever, it comes from outrigger.");
         }
+        Route::Leased(_) | Route::Transaction(_) => return page.line("answer", NOT_SENT),
         Route::Shared(_) => {}
     }
     let decided = |sent| degrade(request.iter().copied(), sent, false, policy);

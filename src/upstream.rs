@@ -8,6 +8,7 @@
 //!   [`outgoing`]: the bytes of its requests. [`admission`]: how many it can answer in time.
 //! - [`dialling`]: how a lane comes by a connection. [`connect`]: dial and handshake. [`resolve`]: the server's name.
 //!   [`pool`]: the bound on connections. [`sharing`]: who gets one when none is left.
+//! - [`lease`]: connections that clients have for themselves. [`quota`]: how many of them.
 //! - [`watch`]: deadlines, silence, and what is done about them. [`loss`]: what becomes of requests whose connection is
 //!   gone: asked again ([`budget`]), fenced off, or failed.
 //! - [`breaker`]: may a request try? [`supervisor`]: who may dial, and when? Both pure; [`jitter`] is their chance.
@@ -24,9 +25,11 @@ mod dialling;
 mod error;
 mod jitter;
 mod lane;
+mod lease;
 mod loss;
 mod outgoing;
 mod pool;
+mod quota;
 mod resolve;
 mod shared;
 mod sharing;
@@ -52,8 +55,12 @@ use connection::{Connection, MAX_IN_FLIGHT, Made, READ_BUFFER, Sending};
 pub(crate) use error::{Error, Failure, Outcome, Why};
 use lane::Lane;
 pub(crate) use lane::{ConnectionId, LaneId, Use};
+use lease::{Holder, Leases};
+pub(crate) use lease::{Lease, LeaseWant, Leased};
 use loss::Fence;
 use pool::Permit;
+pub(crate) use quota::Cause;
+use quota::Slot;
 pub use shared::Config;
 pub(crate) use shared::Shared;
 use supervisor::Failover;
@@ -84,6 +91,8 @@ pub(crate) enum Event {
     Late { lane: LaneId, key: LaneKey, made: Made },
     /// A permit came free for this worker.
     Permit(Permit),
+    /// A slot came free for a client that waits for a lease.
+    Slot { client: ClientKey, slot: Slot },
     /// A lane has waited for a quantum: time to look whose connection it gets.
     Rotate,
     /// The supervisor's link changed: who waits may find a connection, or that there is none.
@@ -146,6 +155,9 @@ struct Entry {
     struck: bool,
     /// The renewal it was made after, see [`Event::Renew`].
     renewal: u32,
+    /// Who has it for itself, and the name by which the server knows that client.
+    holder: Option<Holder>,
+    name: Box<[u8]>,
 }
 
 /// One worker's upstream connections.
@@ -164,8 +176,9 @@ pub(crate) struct Upstream {
     askers: HashMap<ClientKey, Waker>,
     connections: Slab<Entry>,
     serial: u64,
-    /// Lanes that wait for a connection somebody gives up, first come, first served.
-    starved: VecDeque<LaneId>,
+    /// Lanes that wait for a connection somebody gives up, for their own use or for a lease, first come, first served.
+    starved: VecDeque<(LaneId, Use)>,
+    leases: Leases,
     /// This worker waits in the process-wide queue for permits.
     queued: bool,
     /// A look at whose turn it is is planned.
@@ -252,6 +265,7 @@ impl Upstream {
             connections: Slab::new(),
             serial: 0,
             starved: VecDeque::new(),
+            leases: Leases::default(),
             queued: false,
             rotating: false,
             withdrawn: 0,
@@ -276,6 +290,11 @@ impl Upstream {
     /// The worker's clock, in ticks of 100 ms.
     pub(crate) fn ticks(&self) -> u32 {
         self.ticks
+    }
+
+    /// What an ordinary request may take in all, in ticks.
+    pub(crate) fn limit(&self) -> u32 {
+        self.limit
     }
 
     /// True if a request that arrived then has no time left.
@@ -432,7 +451,11 @@ impl Upstream {
             self.attend_to(id, clients);
         }
         if let Err(error) = result {
-            self.lose(id, &error, clients);
+            if self.is_lease(id) {
+                self.lose_lease(id, &error, clients);
+            } else {
+                self.lose(id, &error, clients);
+            }
             return Poll::Ready(());
         }
         if heard {
@@ -514,11 +537,12 @@ impl Upstream {
             Event::Late { lane, key, made } => return self.arrived_late(lane, key, made),
             Event::Permit(permit) => {
                 self.queued = false;
-                if let Some(lane) = self.next_starved() {
-                    self.dial(lane, Use::Normal, permit);
+                if let Some((lane, usage)) = self.next_starved() {
+                    self.dial(lane, usage, permit);
                     self.queue_for_permit();
                 }
             }
+            Event::Slot { client, slot } => self.slot_came(client, slot),
             Event::Rotate => {
                 self.rotating = false;
                 self.rotate();
@@ -537,6 +561,7 @@ impl Upstream {
         self.now = Instant::now();
         self.look();
         self.trial = None;
+        self.bury();
         self.watch(clients);
         self.tend();
         if self.shared.permits.is_wanted() {
@@ -566,7 +591,9 @@ impl Upstream {
         if entry.connection.is_withdrawn() {
             self.withdrawn -= 1;
         }
-        if !entry.connection.is_sidelined() {
+        if entry.usage == Use::Lease {
+            self.forget_lease(id);
+        } else if !entry.connection.is_sidelined() {
             self.shared.count_usable(false);
         }
         if let Some(lane) = self.lanes.get_mut(entry.lane) {

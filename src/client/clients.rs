@@ -150,6 +150,9 @@ impl Clients {
         }
         session.release(&mut self.env);
         self.sessions.remove(key.slot as usize);
+        // What it had for itself ends with it, at once.
+        upstream.renounce(key);
+        upstream.bury();
         if self.sessions.is_empty() {
             self.sessions = Slab::new();
         }
@@ -250,6 +253,21 @@ impl Replies for Clients {
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(entry.client.slot);
+        }
+    }
+
+    fn push(&mut self, client: ClientKey, buffer: &[u8], range: Range<usize>, complete: bool) {
+        let Some(session) = find(&mut self.sessions, client) else { return };
+        session.push(buffer, range, complete, &mut self.env);
+        if !session.dirty {
+            session.dirty = true;
+            self.dirty.push(client.slot);
+        }
+    }
+
+    fn bereave(&mut self, client: ClientKey) {
+        if let Some(session) = find(&mut self.sessions, client) {
+            session.bereave();
         }
     }
 

@@ -30,6 +30,8 @@ pub(super) enum Answer {
     Forward,
     /// Change to this database, if it exists.
     Select(u32),
+    /// It needs a connection of its own.
+    Lease,
     /// The reply is in the buffer, and the last one.
     Quit,
 }
@@ -42,6 +44,8 @@ pub(super) struct Env<'a> {
     pub(super) identity: &'a Identity,
     /// The database of a client that has not chosen one.
     pub(super) database: u32,
+    /// The client has a connection for itself, on which its state is set.
+    pub(super) alone: bool,
     /// Peer and own address, for CLIENT INFO.
     pub(super) addresses: &'a dyn Fn() -> (String, String),
 }
@@ -81,7 +85,7 @@ pub(super) fn answer(local: Local, args: Args<'_>, state: &mut State, env: &Env<
         (Local::ClientSetInfo, 4) => return set_info(rest, state, env, out),
         (Local::ClientReply, 3) => return reply(rest.nth(1).unwrap_or_default(), state, out),
         (Local::ClientNoEvict | Local::ClientNoTouch, 3) => {
-            return switch(rest.nth(1).unwrap_or_default(), local, out);
+            return switch(rest.nth(1).unwrap_or_default(), env, out);
         }
         _ => return Answer::Forward,
     }
@@ -295,14 +299,12 @@ fn reply(mode: &[u8], state: &mut State, out: &mut Vec<u8>) -> Answer {
 }
 
 /// NO-EVICT and NO-TOUCH: off is how every shared connection is; on would need a connection of one's own.
-fn switch(mode: &[u8], local: Local, out: &mut Vec<u8>) -> Answer {
-    if is(mode, b"off") {
+fn switch(mode: &[u8], env: &Env<'_>, out: &mut Vec<u8>) -> Answer {
+    if is(mode, b"off") && !env.alone {
         build::simple("OK", out);
         Answer::Reply
     } else if is(mode, b"on") {
-        let name: &[u8] = if local == Local::ClientNoEvict { b"CLIENT NO-EVICT ON" } else { b"CLIENT NO-TOUCH ON" };
-        build::error(refusal::needs_own_connection(name), out);
-        Answer::Reply
+        Answer::Lease
     } else {
         Answer::Forward
     }

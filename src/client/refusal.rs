@@ -1,60 +1,38 @@
-//! The texts of what is refused here: commands that cannot share a connection, clients that may not give commands yet.
-//!
-//! A command that nobody knows is answered as Redis would answer it: several client libraries read these words.
+//! The texts of what is refused here.
 
-use crate::command::route::Cause;
 use crate::resp::build;
-use crate::resp::request::Args;
 use crate::upstream::Identity;
 
 /// Before a password was given.
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 
-/// EXEC after a MULTI that was refused.
+/// EXEC after a MULTI that is lost.
 pub(super) const EXECABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
 
-/// A command after a MULTI that was refused.
-pub(super) const AFTER_MULTI: &str = "ERR not run: it follows a MULTI, and outrigger does not offer transactions yet";
+/// A command after a MULTI that is lost.
+pub(super) const AFTER_MULTI: &str = "ERR not run: its transaction is discarded";
 
-/// How much of an unknown command's arguments Redis quotes, in bytes.
+/// What cannot be done on behalf of a client while its MULTI is open at the server.
+pub(super) const NOT_IN_MULTI: &str = "ERR AUTH and CLIENT REPLY cannot stand in a transaction that uses a connection of \
+                                       its own; the transaction is discarded";
+
+/// How much of a client's words Redis quotes, in bytes.
 const QUOTED: usize = 128;
 
-/// Appends the error for a request that cannot share a connection.
-pub(super) fn refuse(cause: Option<Cause>, args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
-    let mut words = args.clone();
-    let name = quoted(words.next().unwrap_or_default(), QUOTED);
-    let second = quoted(words.next().unwrap_or_default(), QUOTED);
-    let old = identity.is_before(7, 0);
-    let error = match cause {
-        Some(Cause::Unknown) => unknown_command(name, args, old),
-        Some(Cause::UnknownSubcommand) => unknown_subcommand(name, second, old),
-        Some(Cause::ClientState) if name.eq_ignore_ascii_case(b"client") => {
-            needs_own_connection(&[b"CLIENT ", second.to_ascii_uppercase().as_slice()].concat())
-        }
-        Some(Cause::Blocking | Cause::ClientState) | None => needs_own_connection(&name.to_ascii_uppercase()),
-    };
-    build::error(error, out);
+/// Appends the error for what no client is offered.
+pub(super) fn refuse(name: &[u8], out: &mut Vec<u8>) {
+    let name = quoted(name, QUOTED).to_ascii_uppercase();
+    build::error(
+        [b"ERR '", name.as_slice(), b"' is not for clients of outrigger: replicas connect to Redis itself"].concat(),
+        out,
+    );
 }
 
 /// The error for a command that would need an upstream connection of its own.
 pub(super) fn needs_own_connection(command: &[u8]) -> Vec<u8> {
-    [b"ERR '", command, b"' needs an upstream connection of its own, which outrigger does not offer yet"].concat()
-}
-
-/// The words changed with Redis 7. Arguments are quoted as they are, text or not.
-fn unknown_command(name: &[u8], args: &Args<'_>, old: bool) -> Vec<u8> {
-    let (quote, end) = if old { (b"`".as_slice(), b"`, ".as_slice()) } else { (b"'".as_slice(), b"' ".as_slice()) };
-    let mut error = [b"ERR unknown command ".as_slice(), quote, name, quote, b", with args beginning with: "].concat();
-    let mut room = QUOTED;
-    for arg in args.clone().skip(1) {
-        let arg = quoted(arg, room);
-        error.extend_from_slice(&[quote, arg, end].concat());
-        room = room.saturating_sub(quote.len() + arg.len() + end.len());
-        if room == 0 {
-            break;
-        }
-    }
-    error
+    let command = command.to_ascii_uppercase();
+    [b"ERR '", command.as_slice(), b"' needs an upstream connection of its own, which outrigger does not offer yet"]
+        .concat()
 }
 
 fn unknown_subcommand(container: &[u8], name: &[u8], old: bool) -> Vec<u8> {

@@ -16,6 +16,7 @@
 //! change of lane waits until there are none. Reading never stops because the client's own unread replies wait (many
 //! clients write a whole pipeline before they read); those are bounded by disconnecting it.
 
+mod hold;
 mod intake;
 mod output;
 
@@ -25,6 +26,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
+use hold::Hold;
 pub(super) use intake::TURN_BYTES;
 use output::PATIENCE;
 
@@ -37,7 +39,7 @@ use super::unserved::{self, Asked};
 use tokio::time::Instant;
 
 use crate::buffer::ByteQueue;
-use crate::command::route::{self, Local, Manner, Route, Transaction};
+use crate::command::route::{self, Cause, Local, Manner, Route};
 use crate::resp::build;
 use crate::resp::request::{Args, RequestScanner};
 use crate::transport::Transport;
@@ -105,8 +107,14 @@ pub(super) struct Session {
     due: u32,
     /// Since when the requests at hand wait to be sent, in ticks of the worker.
     since: Option<u32>,
+    /// Until when they may, in ticks of the worker.
+    until: u32,
     /// It is in the list of those that wait.
     blocked: bool,
+    /// The connection that it has for itself.
+    hold: Option<Box<Hold>>,
+    /// It waits for one.
+    leasing: bool,
     /// It gets the error while Redis cannot be asked, and never an empty answer.
     strict: bool,
     scanner: RequestScanner,
@@ -154,7 +162,10 @@ impl Session {
             bound: None,
             due: 0,
             since: None,
+            until: 0,
             blocked: false,
+            hold: None,
+            leasing: false,
             strict,
             scanner: RequestScanner::default(),
             input: Vec::new(),
@@ -224,10 +235,15 @@ impl Session {
         }
         self.wake_at = None;
         self.blocked_on_write = false;
+        self.settle_hold(upstream);
         let served = match self.phase {
             Phase::Serving => self.serve(&mut Turn { cx: &mut *cx, upstream, env: &mut *env, share: TURN_REQUESTS }),
             Phase::Finishing { .. } | Phase::Lingering { .. } | Phase::Dead => Poll::Pending,
         };
+        if self.hold.is_some() && self.wake_at.is_none() {
+            // It may be over then.
+            self.wake_at = Some(0);
+        }
         self.write_out(cx, env);
         self.finish(cx, env);
         if self.phase == Phase::Dead {
@@ -249,36 +265,37 @@ impl Session {
         {
             return self.answer_with(turn.env, |out| build::error(refusal::NOAUTH, out));
         }
-        if let Some(step) = self.after_refused_multi(name, args, route, turn) {
+        if let Some(step) = self.after_refused_multi(name, route, turn) {
             return step;
         }
+        if self.hold.is_some() {
+            self.settle_hold(turn.upstream);
+            if self.hold.is_some() {
+                return self.over_lease(name, frame, route, turn);
+            }
+        }
+        self.without_lease(name, frame, route, turn)
+    }
+
+    /// Decides about a request of a client that holds no lease, or that needs none for it.
+    fn without_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         match route {
             Route::Shared(manner) => self.forward(frame, manner, turn),
-            Route::Local(local) => self.local(local, args(), frame, turn),
-            Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) => {
-                let cause = if let Route::Leased(cause) = route { Some(cause) } else { None };
-                let identity = turn.upstream.shared().identity();
-                self.answer_with(turn.env, |out| refusal::refuse(cause, &args(), identity, out))
+            Route::Local(local) => self.local(local, Args::new(frame), frame, turn),
+            Route::Leased(_) | Route::Transaction(_) => self.over_new_lease(name, frame, route, turn),
+            Route::Refused => self.answer_with(turn.env, |out| refusal::refuse(name, out)),
+            Route::Subscription(_) => {
+                self.answer_with(turn.env, |out| build::error(refusal::needs_own_connection(name), out))
             }
         }
     }
 
-    /// What stands between a refused MULTI and its EXEC must not run bare: the client meant all or nothing.
-    fn after_refused_multi<'a>(
-        &mut self,
-        name: &[u8],
-        args: impl Fn() -> Args<'a>,
-        route: Route,
-        turn: &mut Turn<'_, '_>,
-    ) -> Option<Step> {
+    /// What stands between a MULTI that is lost and its EXEC must not run bare: the client meant all or nothing.
+    fn after_refused_multi(&mut self, name: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Option<Step> {
+        if !self.state.refused_multi || matches!(route, Route::Local(Local::Quit | Local::Reset)) {
+            return None;
+        }
         let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
-        if !self.state.refused_multi {
-            self.state.refused_multi = route == Route::Transaction(Transaction::Multi) && args().len() == 1;
-            return None;
-        }
-        if matches!(route, Route::Local(Local::Quit | Local::Reset)) {
-            return None;
-        }
         self.state.refused_multi = !(is(b"exec") || is(b"discard"));
         Some(self.answer_with(turn.env, |out| match (is(b"exec"), is(b"discard")) {
             (true, _) => build::error(refusal::EXECABORT, out),
@@ -303,11 +320,21 @@ impl Session {
             password: turn.env.password.as_ref(),
             identity: turn.upstream.shared().identity(),
             database: turn.upstream.shared().default_database(),
+            alone: self.hold.is_some(),
             addresses: &|| (transport.peer(), transport.local()),
         };
         let answer = local::answer(local, args, state, &answer_env, &mut out);
         let step = match answer {
+            Answer::Forward if self.hold.is_some() => self.send_over_lease(frame, Manner::default(), None, turn),
             Answer::Forward => self.forward(frame, Manner::default(), turn),
+            Answer::Lease => {
+                let route = Route::Leased(Cause::ClientState);
+                let name = Args::new(frame).next().unwrap_or_default();
+                match self.hold {
+                    Some(_) => self.over_lease(name, frame, route, turn),
+                    None => self.over_new_lease(name, frame, route, turn),
+                }
+            }
             Answer::Select(database) => self.select(database, turn),
             Answer::Silent => Step::Done,
             Answer::Shown => {
@@ -420,8 +447,14 @@ impl Session {
 
     /// Whether the request at hand has time left to wait. If so somebody looks whether that is still so.
     fn may_wait(&mut self, turn: &mut Turn<'_, '_>) -> bool {
+        self.may_wait_for(turn.upstream.limit(), turn)
+    }
+
+    /// The same, where it may wait for so many ticks.
+    fn may_wait_for(&mut self, limit: u32, turn: &mut Turn<'_, '_>) -> bool {
         let since = *self.since.get_or_insert_with(|| turn.upstream.ticks());
-        if turn.upstream.is_overdue(since) {
+        self.until = since.saturating_add(limit);
+        if turn.upstream.ticks() >= self.until {
             return false;
         }
         if !mem::replace(&mut self.blocked, true) {
@@ -433,7 +466,7 @@ impl Session {
     /// True while requests wait to be sent; wakes the task when they have waited long enough.
     pub(super) fn is_blocked(&mut self, upstream: &Upstream) -> bool {
         self.blocked = self.since.is_some();
-        if self.since.is_some_and(|since| upstream.is_overdue(since)) {
+        if self.blocked && upstream.ticks() >= self.until {
             self.wake();
         }
         self.blocked

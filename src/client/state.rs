@@ -17,8 +17,10 @@ pub(crate) struct State {
     pub(crate) database: u32,
     /// May give commands: said a right password, or none is asked for.
     pub(crate) authenticated: bool,
-    /// Its MULTI was refused, and its EXEC or DISCARD is yet to come.
+    /// Its MULTI is lost, and its EXEC or DISCARD is yet to come.
     pub(crate) refused_multi: bool,
+    /// Its WATCH is lost: its next transaction must not run.
+    pub(crate) watch_lost: bool,
     /// Which replies it wants to see, by CLIENT REPLY.
     pub(crate) mute: Mute,
     /// CLIENT SETNAME.
@@ -49,6 +51,7 @@ impl State {
             database,
             authenticated,
             refused_multi: false,
+            watch_lost: false,
             mute: Mute::Off,
             name: Box::default(),
             library: (Box::default(), Box::default()),

@@ -24,6 +24,8 @@ pub enum Route {
     Subscription(Subscription),
     /// Over a connection that the client has for itself.
     Leased(Cause),
+    /// Not at all: it is for replicas, or for no client of Redis.
+    Refused,
 }
 
 /// What matters of a request on a shared connection.
@@ -86,10 +88,14 @@ pub enum Subscription {
 /// Why a request cannot share a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
+    /// It asks or commands something that has to do with connections, and leaves nothing behind on its own.
+    Administration,
     /// It waits for what other clients do, and everybody behind it would wait too.
     Blocking,
-    /// It reads or sets what belongs to the connection.
+    /// It sets something on the connection.
     ClientState,
+    /// It turns the connection into a stream of everybody's commands.
+    Monitor,
     /// The command is not in the table.
     Unknown,
     /// The subcommand is not in the table.
@@ -99,28 +105,44 @@ pub enum Cause {
 /// The commands whose name decides all.
 const NAMED: &[(&str, Route)] = &[
     ("auth", Route::Local(Local::Auth)),
+    ("client|getredir", Route::Leased(Cause::Administration)),
     ("client|getname", Route::Local(Local::ClientGetName)),
     ("client|id", Route::Local(Local::ClientId)),
     ("client|info", Route::Local(Local::ClientInfo)),
+    ("client|kill", Route::Leased(Cause::Administration)),
+    ("client|list", Route::Leased(Cause::Administration)),
     ("client|no-evict", Route::Local(Local::ClientNoEvict)),
     ("client|no-touch", Route::Local(Local::ClientNoTouch)),
+    ("client|pause", Route::Leased(Cause::Administration)),
     ("client|reply", Route::Local(Local::ClientReply)),
     ("client|setinfo", Route::Local(Local::ClientSetInfo)),
     ("client|setname", Route::Local(Local::ClientSetName)),
+    ("client|trackinginfo", Route::Leased(Cause::Administration)),
+    ("client|unblock", Route::Leased(Cause::Administration)),
+    ("client|unpause", Route::Leased(Cause::Administration)),
     ("discard", Route::Transaction(Transaction::Discard)),
     ("echo", Route::Local(Local::Echo)),
     ("exec", Route::Transaction(Transaction::Exec)),
+    ("function|kill", Route::Leased(Cause::Administration)),
     ("hello", Route::Local(Local::Hello)),
+    ("host:", Route::Refused),
+    ("monitor", Route::Leased(Cause::Monitor)),
     ("multi", Route::Transaction(Transaction::Multi)),
     ("ping", Route::Local(Local::Ping)),
+    ("post", Route::Refused),
     ("psubscribe", Route::Subscription(Subscription::Psubscribe)),
+    ("psync", Route::Refused),
     ("punsubscribe", Route::Subscription(Subscription::Punsubscribe)),
     ("quit", Route::Local(Local::Quit)),
+    ("replconf", Route::Refused),
     ("reset", Route::Local(Local::Reset)),
+    ("script|kill", Route::Leased(Cause::Administration)),
     ("select", Route::Local(Local::Select)),
+    ("shutdown", Route::Leased(Cause::Administration)),
     ("ssubscribe", Route::Subscription(Subscription::Ssubscribe)),
     ("subscribe", Route::Subscription(Subscription::Subscribe)),
     ("sunsubscribe", Route::Subscription(Subscription::Sunsubscribe)),
+    ("sync", Route::Refused),
     ("unsubscribe", Route::Subscription(Subscription::Unsubscribe)),
     ("unwatch", Route::Transaction(Transaction::Unwatch)),
     ("watch", Route::Transaction(Transaction::Watch)),
@@ -230,7 +252,9 @@ mod tests {
         assert_eq!(of("SUBSCRIBE c"), Route::Subscription(Subscription::Subscribe));
         assert_eq!(of("WATCH k"), Route::Transaction(Transaction::Watch));
         assert_eq!(of("CLIENT TRACKING ON"), Route::Leased(Cause::ClientState));
-        assert_eq!(of("MONITOR"), Route::Leased(Cause::ClientState));
+        assert_eq!(of("MONITOR"), Route::Leased(Cause::Monitor));
+        assert_eq!(of("CLIENT LIST"), Route::Leased(Cause::Administration));
+        assert_eq!(of("SYNC"), Route::Refused);
         assert_eq!(of("NOSUCH x"), Route::Leased(Cause::Unknown));
         assert_eq!(of("CLIENT NOSUCH"), Route::Leased(Cause::UnknownSubcommand));
         assert_eq!(of("OBJECT NOSUCH"), Route::Shared(Manner::default()));

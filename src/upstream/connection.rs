@@ -110,6 +110,8 @@ pub(crate) struct Connection {
     held_back: Vec<u8>,
     /// The incomplete reply is too long to hold back: its bytes go on as they come.
     streaming: bool,
+    /// That is a push message.
+    pushing: bool,
     /// Offset of the requests up to which replies came.
     answered: u64,
     /// Most requests in flight just now; smaller while the server recovers.
@@ -117,6 +119,12 @@ pub(crate) struct Connection {
     admission: Admission,
     /// Takes no new request; it comes to rest and is put to another use.
     withdrawn: bool,
+    /// The client that has it for itself: it gets what nobody asked for, too.
+    owner: Option<ClientKey>,
+    /// What comes and was not asked for is no fault: it is a stream, and goes to the owner.
+    streams: bool,
+    /// Its client sends no more: so do we.
+    finishing: bool,
     /// READONLY is passed on to clients, because it is what the present primary says.
     passes_on_readonly: bool,
     /// It has answered a client's request.
@@ -175,10 +183,14 @@ impl Connection {
             scanner: ReplyScanner::default(),
             held_back: Vec::new(),
             streaming: false,
+            pushing: false,
             answered: 0,
             window: MAX_IN_FLIGHT,
             admission: Admission::new(deadline),
             withdrawn: false,
+            owner: None,
+            streams: false,
+            finishing: false,
             passes_on_readonly: false,
             served: false,
             sidelined: false,
@@ -329,6 +341,28 @@ impl Connection {
         mem::take(&mut self.news)
     }
 
+    /// Gives it to a client alone, or takes it back.
+    pub(crate) fn lend(&mut self, owner: Option<ClientKey>) {
+        self.owner = owner;
+    }
+
+    /// From the next reply on it is a stream.
+    pub(crate) fn open_stream(&mut self) {
+        self.streams = true;
+    }
+
+    /// Sends into a stream, where nothing tells a reply from the rest.
+    pub(crate) fn send_into_stream(&mut self, request: &[u8], pool: &mut ChunkPool) {
+        self.outgoing.push(request, pool);
+        self.wake_task();
+    }
+
+    /// Its client sends no more. What it sent is answered yet, unless the server waits for others to answer it.
+    pub(crate) fn finish(&mut self) {
+        self.finishing = true;
+        self.wake_task();
+    }
+
     /// Takes no new request from now on.
     pub(crate) fn withdraw(&mut self) {
         self.withdrawn = true;
@@ -413,7 +447,14 @@ impl Connection {
         }
         // What was answered before the connection broke is read all the same.
         let written = self.write(cx, pool);
+        if self.finishing && self.outgoing.is_written() {
+            // Whether that can be said or not, the connection ends soon.
+            let _ = self.transport.poll_shutdown(cx);
+        }
         self.read(cx, buffer, clients)?;
+        if self.streams && self.in_flight.is_empty() {
+            self.answered = self.outgoing.written();
+        }
         self.outgoing.release(self.answered, pool);
         written?;
         // Those for whom there is no hope are told so as well.
@@ -534,11 +575,19 @@ impl Connection {
     ) -> Result<(), Error> {
         let streamed = mem::take(&mut self.streaming);
         if kind == Kind::Push {
+            if let Some(owner) = self.owner {
+                clients.push(owner, buffer, range, true);
+                return Ok(());
+            }
             // Nobody subscribes on a lane, so nobody asked for this one.
             self.pushes += 1;
             if self.pushes == 1 {
                 tracing::warn!("dropped a push message that nobody asked for on a shared upstream connection");
             }
+            return Ok(());
+        }
+        if let Some(owner) = self.owner.filter(|_| self.streams && self.in_flight.is_empty()) {
+            clients.push(owner, buffer, range, true);
             return Ok(());
         }
         let entry = self.due()?;
@@ -602,6 +651,11 @@ impl Connection {
         if entry.traits.is_script() {
             return false;
         }
+        if self.owner.is_some() {
+            // Its client has the connection for itself, and is told what the server says.
+            self.news.is_replica |= line.starts_with(b"READONLY ") && !self.passes_on_readonly;
+            return false;
+        }
         if entry.client == ClientKey::PROOF {
             // Any answer is a sign of life.
             self.news.proof = self.proof_asked.take();
@@ -646,15 +700,21 @@ impl Connection {
     }
 
     fn incomplete(&mut self, buffer: &[u8], range: Range<usize>, clients: &mut impl Replies) -> Result<(), Error> {
-        let push = !self.streaming && buffer.get(range.start) == Some(&b'>');
+        let push = match self.streaming {
+            true => self.pushing,
+            false => buffer.get(range.start) == Some(&b'>') || (self.streams && self.in_flight.is_empty()),
+        };
         let entry = if push { None } else { Some(self.due()?) };
         if !self.streaming && range.len() < STREAM_FROM {
             self.held_back.extend_from_slice(buffer.get(range).unwrap_or_default());
             return Ok(());
         }
-        let entry = entry.ok_or_else(|| Error::Protocol("an oversized push message".to_owned()))?;
-        self.streaming = true;
-        self.hand_over(entry, buffer, range, false, clients);
+        (self.streaming, self.pushing) = (true, push);
+        match (entry, self.owner) {
+            (Some(entry), _) => self.hand_over(entry, buffer, range, false, clients),
+            (None, Some(owner)) => clients.push(owner, buffer, range, false),
+            (None, None) => return Err(Error::Protocol("an oversized push message".to_owned())),
+        }
         Ok(())
     }
 

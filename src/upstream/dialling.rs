@@ -115,12 +115,10 @@ impl Upstream {
 
     /// Dials for a lane; the supervisor has counted the dial.
     fn begin_dial(&mut self, lane: LaneId, usage: Use, permit: Permit) {
-        let Some(state) = self.lanes.get_mut(lane) else { return };
-        state.pending += 1;
-        self.making += 1;
-        let (key, shared, events) = (state.key, Arc::clone(&self.shared), self.events.clone());
+        let Some(key) = self.begin_making(lane, usage) else { return };
+        let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
         let renewal = shared.renewals.load(Ordering::Relaxed);
-        let name = format!("outrigger:{}:{}:lane", shared.config.host, self.worker);
+        let name = self.own_name(usage);
         spawn_local(async move {
             let progress = Progress::default();
             let attempt = attempt(&shared, key, &name, &progress);
@@ -148,20 +146,41 @@ impl Upstream {
         });
     }
 
+    /// What the server calls a connection of this use in CLIENT LIST.
+    pub(super) fn own_name(&self, usage: Use) -> String {
+        let what = if usage == Use::Lease { "lease" } else { "lane" };
+        format!("outrigger:{}:{}:{what}", self.shared.config.host, self.worker)
+    }
+
+    /// Notes that a connection is being made for a lane, whose key this is.
+    fn begin_making(&mut self, lane: LaneId, usage: Use) -> Option<LaneKey> {
+        let state = self.lanes.get_mut(lane)?;
+        state.pending += usize::from(usage != Use::Lease);
+        self.making += 1;
+        Some(state.key)
+    }
+
+    /// Notes that a connection is not being made any more, or not for this lane.
+    fn end_making(&mut self, lane: LaneId, usage: Use) {
+        if usage == Use::Lease {
+            self.lease_came();
+        } else if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.pending -= 1;
+        }
+    }
+
     /// Puts a connection at rest to the use of another lane.
-    pub(super) fn switch(&mut self, id: ConnectionId, to: LaneId) {
+    pub(super) fn switch(&mut self, id: ConnectionId, to: LaneId, usage: Use) {
         let Some((made, from)) = self.take(id) else { return };
-        let (Some(from), Some(lane)) = (self.lanes.get(from).map(|lane| lane.key), self.lanes.get_mut(to)) else {
+        let (Some(from), Some(key)) = (self.lanes.get(from).map(|lane| lane.key), self.begin_making(to, usage)) else {
             return;
         };
-        lane.pending += 1;
-        self.making += 1;
-        let (key, limit, events) = (lane.key, self.shared.config.connect_timeout, self.events.clone());
+        let (limit, events) = (self.shared.config.connect_timeout, self.events.clone());
         spawn_local(async move {
             let Made { transport, permit, peer, asked, renewal } = made;
             let result = connect::switch(transport, from, key, limit).await;
             let result = result.map(|transport| Made { transport, permit, peer, asked, renewal });
-            drop(events.send(Event::Made { lane: to, usage: Use::Normal, switched: true, result }));
+            drop(events.send(Event::Made { lane: to, usage, switched: true, result }));
         });
     }
 
@@ -181,24 +200,27 @@ impl Upstream {
             // It was an old connection that had gone meanwhile, which says nothing about a new one.
             Err(Error::Closed | Error::Io(_)) if switched => {
                 self.doubt_server();
-                self.lanes.get_mut(lane).into_iter().for_each(|lane| lane.pending -= 1);
-                self.obtain(lane, Use::Normal);
+                self.end_making(lane, usage);
+                if usage == Use::Lease {
+                    self.wake_lessees();
+                } else {
+                    self.obtain(lane, usage);
+                }
                 None
             }
             // Connections were lost meanwhile, and others find out whether Redis is there.
             Err(Error::Withheld) => {
                 self.shared.supervise(Supervisor::withheld);
-                let worth_waiting = self.shared.is_worth_waiting(self.now);
-                if let Some(lane) = self.lanes.get_mut(lane) {
-                    lane.pending -= 1;
-                    if !worth_waiting {
-                        lane.wake_waiting();
-                    }
+                self.end_making(lane, usage);
+                self.wake_lessees();
+                if !self.shared.is_worth_waiting(self.now) {
+                    self.lanes.get_mut(lane).into_iter().for_each(Lane::wake_waiting);
                 }
                 self.fail_parked(clients);
                 None
             }
             Err(error) => {
+                self.end_making(lane, usage);
                 self.attempt_failed(lane, switched, &error, clients);
                 None
             }
@@ -265,16 +287,24 @@ impl Upstream {
             questioned: None,
             struck: false,
             renewal,
+            holder: None,
+            name: Box::default(),
         });
-        self.shared.count_usable(true);
         let id = ConnectionId { slot, serial };
-        self.starved.retain(|starved| *starved != lane);
+        self.end_making(lane, usage);
         if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.pending -= 1;
-            lane.starved = false;
             self.databases.insert(lane.key.database);
             lane.failure = None;
-            lane.list_mut(usage).push(id);
+        }
+        if usage == Use::Lease {
+            self.lease_installed(id);
+            return id;
+        }
+        self.shared.count_usable(true);
+        self.starved.retain(|starved| *starved != (lane, Use::Normal));
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.starved = false;
+            lane.add(id, usage);
             lane.wake_waiting();
         }
         self.place_parked(lane);
@@ -282,9 +312,6 @@ impl Upstream {
     }
 
     fn attempt_failed(&mut self, lane: LaneId, switched: bool, error: &Error, clients: &mut impl Replies) {
-        if let Some(state) = self.lanes.get_mut(lane) {
-            state.pending -= 1;
-        }
         let server_wide = !error.is_of_lane();
         if !switched {
             self.judge(error, server_wide);
@@ -350,8 +377,14 @@ impl Upstream {
                 state.wake_waiting();
             }
         }
+        self.forget_satisfied();
+        self.wake_lessees();
+    }
+
+    /// Lanes that wait no more are not in the queue.
+    fn forget_satisfied(&mut self) {
         let lanes = &self.lanes;
-        self.starved.retain(|id| lanes.get(*id).is_some_and(|lane| lane.starved));
+        self.starved.retain(|(id, usage)| *usage == Use::Lease || lanes.get(*id).is_some_and(|lane| lane.starved));
     }
 
     /// The next connection may reach another server, with other databases.
@@ -381,8 +414,7 @@ impl Upstream {
                 lane.wake_waiting();
             }
         }
-        let lanes = &self.lanes;
-        self.starved.retain(|id| lanes.get(*id).is_some_and(|lane| lane.starved));
+        self.forget_satisfied();
     }
 
     /// The link changed: whoever waits asks again, and lanes that were told there is nothing to be had may try.
@@ -394,6 +426,7 @@ impl Upstream {
             }
             lane.wake_waiting();
         }
+        self.wake_lessees();
         for lane in 0..self.lanes.len() {
             if self.lanes.get(lane).is_some_and(|lane| !lane.parked.is_empty()) {
                 self.obtain_if_bare(lane);
@@ -439,7 +472,11 @@ impl Upstream {
     pub(super) fn renew(&mut self) {
         let current = self.shared.renewals.load(Ordering::Relaxed);
         for id in self.ids() {
-            if self.entry(id).is_some_and(|entry| entry.renewal < current && !entry.connection.is_withdrawn()) {
+            let old = |entry: &mut Entry| {
+                // A lease that is held moves when it is given back.
+                entry.renewal < current && !entry.connection.is_withdrawn() && entry.holder.is_none()
+            };
+            if self.entry(id).is_some_and(old) {
                 self.withdraw(id);
                 self.hand_over_if_at_rest(id);
             }

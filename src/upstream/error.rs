@@ -38,6 +38,8 @@ pub(crate) enum Error {
     Overdue,
     /// The dial did not leave: too many have left just now.
     Withheld,
+    /// Too many clients wait for a connection of their own, or this one has waited long enough.
+    NoLease,
 }
 
 impl Error {
@@ -72,7 +74,8 @@ impl Error {
             | Self::Open
             | Self::Overloaded
             | Self::Overdue
-            | Self::Withheld => DialFailure::TimedOut,
+            | Self::Withheld
+            | Self::NoLease => DialFailure::TimedOut,
         }
     }
 
@@ -82,6 +85,7 @@ impl Error {
             Self::Open => Why::Open,
             Self::Overloaded => Why::Overloaded,
             Self::Overdue => Why::Overdue,
+            Self::NoLease => Why::NoLease,
             Self::Resolve(_)
             | Self::Connect(_)
             | Self::Timeout
@@ -120,6 +124,8 @@ pub(crate) enum Why {
     Overloaded,
     /// It waited for a connection until its deadline.
     Overdue,
+    /// See [`Error::NoLease`].
+    NoLease,
     /// No reply came before its deadline.
     Deadline,
     /// The connection it was sent on is gone.
@@ -150,6 +156,7 @@ impl Failure {
             Why::Open => "circuit open",
             Why::Overloaded => "overloaded",
             Why::Overdue => "no upstream connection in time",
+            Why::NoLease => "all connections for transactions and blocking commands are in use (--pool-size)",
             Why::Deadline => "no reply before the deadline",
             Why::Lost => "upstream link dropped before the reply",
             Why::NotReady => "upstream cannot serve now",
@@ -186,6 +193,7 @@ impl fmt::Display for Error {
             Self::Open => f.write_str("the breaker is open"),
             Self::Overloaded => f.write_str("the upstream is too slow for what it is asked"),
             Self::Overdue => f.write_str("no upstream connection in time"),
+            Self::NoLease => f.write_str("all connections for leases are in use"),
             Self::Withheld => f.write_str("the upstream was dialled often enough just now"),
         }
     }

@@ -36,6 +36,8 @@ pub(crate) enum Use {
     Normal,
     /// Slow commands and clients that move much data: they would hold the others up.
     Bulk,
+    /// None of the lane's: one client has it for itself, or the next that needs one will.
+    Lease,
 }
 
 /// One lane.
@@ -79,17 +81,18 @@ impl Lane {
     /// The connections that a request of this use may take: its own kind if there is one, else any.
     pub(crate) fn candidates(&self, usage: Use) -> &[ConnectionId] {
         let (own, other) = match usage {
-            Use::Normal => (&self.normal, &self.bulk),
+            Use::Normal | Use::Lease => (&self.normal, &self.bulk),
             Use::Bulk => (&self.bulk, &self.normal),
         };
         if own.is_empty() { other } else { own }
     }
 
-    /// The list for connections of this use.
-    pub(crate) fn list_mut(&mut self, usage: Use) -> &mut Vec<ConnectionId> {
+    /// Takes a connection into service.
+    pub(crate) fn add(&mut self, id: ConnectionId, usage: Use) {
         match usage {
-            Use::Normal => &mut self.normal,
-            Use::Bulk => &mut self.bulk,
+            Use::Normal => self.normal.push(id),
+            Use::Bulk => self.bulk.push(id),
+            Use::Lease => {}
         }
     }
 

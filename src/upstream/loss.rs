@@ -233,7 +233,7 @@ impl Upstream {
     }
 
     /// The fence against a connection, if the server lets us put up one: the one there is, or a new one.
-    fn fence_for(&mut self, id: ConnectionId) -> Option<Fence> {
+    pub(super) fn fence_for(&mut self, id: ConnectionId) -> Option<Fence> {
         if let Some(fence) = self.fences.iter().find(|fence| fence.against == id) {
             return Some(fence.clone());
         }
@@ -242,7 +242,7 @@ impl Upstream {
         may.then(|| Fence { serial: self.fence_serial + 1, against: id, peer })
     }
 
-    fn put_up(&mut self, fence: Option<Fence>, owes_write: bool, requests: &[Unanswered]) -> bool {
+    pub(super) fn put_up(&mut self, fence: Option<Fence>, owes_write: bool, requests: &[Unanswered]) -> bool {
         if !owes_write && !requests.iter().any(|request| request.sent && !request.entry.traits.is_repeatable()) {
             return true;
         }

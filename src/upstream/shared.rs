@@ -14,6 +14,7 @@ use super::Event;
 use super::breaker::{self, Breaker, Change, Guard, State, View};
 use super::connect::{Identity, Protocol, Target};
 use super::pool::Permits;
+use super::quota::Quota;
 use super::resolve::Resolver;
 use super::supervisor::{Link, Supervisor};
 
@@ -50,6 +51,7 @@ pub struct Config {
 pub(crate) struct Shared {
     pub(super) config: Config,
     pub(super) permits: Arc<Permits>,
+    pub(super) quota: Arc<Quota>,
     pub(super) dials: Semaphore,
     pub(super) identity: Identity,
     pub(super) resolver: Arc<Resolver>,
@@ -83,6 +85,7 @@ impl Shared {
         let now = Instant::now();
         Arc::new(Self {
             permits: Permits::new(config.pool_size),
+            quota: Quota::new(config.pool_size, config.workers),
             dials: Semaphore::new(DIALS),
             identity: Identity::default(),
             resolver: Arc::default(),
@@ -122,6 +125,11 @@ impl Shared {
     /// Databases that are accepted unseen while Redis cannot be asked: 0 to this, exclusive.
     pub(crate) fn databases(&self) -> u32 {
         self.config.databases
+    }
+
+    /// How many leases are held for each cause, for people.
+    pub(crate) fn leases(&self) -> String {
+        self.quota.summary()
     }
 
     /// Connections a worker may keep while another waits for a permit.

@@ -24,17 +24,19 @@ const UNUSED: Duration = Duration::from_millis(1);
 impl Upstream {
     /// Gets a lane a connection: with a free permit a new one, else an idle one of another lane, else by queueing.
     pub(super) fn obtain(&mut self, lane: LaneId, usage: Use) {
-        if let Some(permit) = self.shared.permits.try_acquire() {
+        if let Some(idle) = self.spare_lease().filter(|_| usage == Use::Lease) {
+            self.switch(idle, lane, usage);
+        } else if let Some(permit) = self.shared.permits.try_acquire() {
             self.dial(lane, usage, permit);
         } else if self.owed() == 0
             && let Some(idle) = self.idle_connection()
         {
-            self.switch(idle, lane);
+            self.switch(idle, lane, usage);
         } else {
-            if let Some(state) = self.lanes.get_mut(lane) {
+            if let Some(state) = self.lanes.get_mut(lane).filter(|_| usage != Use::Lease) {
                 state.starved = true;
             }
-            self.starved.push_back(lane);
+            self.starved.push_back((lane, if usage == Use::Lease { usage } else { Use::Normal }));
             self.queue_for_permit();
             self.rotate_later();
         }
@@ -46,6 +48,7 @@ impl Upstream {
         let idle = self.connections.iter().filter(|(_, entry)| {
             let connection = &entry.connection;
             connection.is_at_rest()
+                && entry.holder.is_none()
                 && !connection.is_sidelined()
                 && (past(connection.since()) >= QUANTUM || past(connection.active()) >= UNUSED)
         });
@@ -85,8 +88,8 @@ impl Upstream {
         while !self.starved.is_empty()
             && let Some(permit) = self.shared.permits.try_acquire()
         {
-            if let Some(lane) = self.next_starved() {
-                self.dial(lane, Use::Normal, permit);
+            if let Some((lane, usage)) = self.next_starved() {
+                self.dial(lane, usage, permit);
             }
         }
         let mut ids = self.ids();
@@ -95,6 +98,9 @@ impl Upstream {
             let wanted = self.shared.permits.is_wanted();
             if self.leaving() >= self.starved.len() + self.owed().max(usize::from(wanted)) {
                 break;
+            }
+            if self.is_held(id) {
+                continue;
             }
             let (now, crowded) = (self.now, !self.starved.is_empty() || self.owed() > 0);
             let Some(connection) = self.connection(id).filter(|connection| !connection.is_withdrawn()) else {
@@ -122,6 +128,7 @@ impl Upstream {
         if let Some(lane) = self.lanes.get_mut(entry.lane) {
             lane.remove(id);
         }
+        self.forget_lease(id);
     }
 
     pub(super) fn hand_over_if_at_rest(&mut self, id: ConnectionId) {
@@ -138,7 +145,7 @@ impl Upstream {
         let fenced = self.fences.len() < fences;
         // What this worker has beyond its share goes to the others first; a replica is of no use to anybody.
         match if renewed || fenced || self.owed() > 0 { None } else { self.next_starved() } {
-            Some(lane) => self.switch(id, lane),
+            Some((lane, usage)) => self.switch(id, lane, usage),
             None => self.discard(id),
         }
         if renewed {
@@ -162,11 +169,11 @@ impl Upstream {
         if self.shared.permits.is_wanted() { self.held().saturating_sub(self.shared.fair_share()) } else { 0 }
     }
 
-    pub(super) fn next_starved(&mut self) -> Option<LaneId> {
-        let lane = self.starved.pop_front()?;
-        if let Some(state) = self.lanes.get_mut(lane) {
+    pub(super) fn next_starved(&mut self) -> Option<(LaneId, Use)> {
+        let (lane, usage) = self.starved.pop_front()?;
+        if let Some(state) = self.lanes.get_mut(lane).filter(|_| usage != Use::Lease) {
             state.starved = false;
         }
-        Some(lane)
+        Some((lane, usage))
     }
 }

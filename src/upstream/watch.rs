@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::breaker::{Change, Reason, State};
 use super::connection::{MAX_IN_FLIGHT, Replies, Slot, Traits};
 use super::error::{Error, Why};
-use super::lane::ConnectionId;
+use super::lane::{ConnectionId, Use};
 use super::supervisor::Link;
 use super::{ClientKey, Message, PING, TICK, Upstream};
 
@@ -29,7 +29,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 const PING_AFTER: Duration = Duration::from_secs(10);
 
 /// A PING that is not answered within this is a failed health check.
-const PING_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// While the breaker is open and there are connections, they are asked PING this often.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
@@ -62,6 +62,10 @@ impl Upstream {
         let passes_on_readonly = self.shared.ask(|supervisor| supervisor.passes_on_readonly(self.now));
         let mut failed = false;
         for id in self.ids() {
+            if self.is_lease(id) {
+                self.watch_lease(id, clients);
+                continue;
+            }
             self.connection(id).into_iter().for_each(|connection| connection.pass_on_readonly(passes_on_readonly));
             failed |= self.end_slot(id);
             self.sweep(id, clients);
@@ -238,7 +242,7 @@ impl Upstream {
             && self.lanes.get(lane).is_some_and(|lane| lane.pending == 0 && !lane.starved)
             && let Some(permit) = self.shared.permits.try_acquire()
         {
-            self.dial(lane, super::Use::Normal, permit);
+            self.dial(lane, Use::Normal, permit);
         }
     }
 
@@ -246,7 +250,10 @@ impl Upstream {
     pub(super) fn prove(&mut self) {
         let candidates = self.ids().into_iter().filter(|id| {
             self.connections.get(id.slot).is_some_and(|entry| {
-                entry.questioned.is_none() && entry.connection.has_room() && !entry.connection.is_being_asked()
+                entry.usage != Use::Lease
+                    && entry.questioned.is_none()
+                    && entry.connection.has_room()
+                    && !entry.connection.is_being_asked()
             })
         });
         let load = |id: &ConnectionId| self.connections.get(id.slot).map(|entry| entry.connection.in_flight());
@@ -303,7 +310,7 @@ impl Upstream {
         let (lane, usage) = (entry.lane, entry.usage);
         self.shared.count_usable(true);
         if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.list_mut(usage).push(id);
+            lane.add(id, usage);
             lane.failure = None;
             lane.wake_waiting();
         }
@@ -330,6 +337,7 @@ impl Upstream {
         }
         self.fail_parked(clients);
         self.lanes.iter_mut().for_each(super::Lane::wake_waiting);
+        self.wake_lessees();
         self.connections.iter_mut().for_each(|(_, entry)| entry.connection.wake_waiting());
     }
 
@@ -338,7 +346,8 @@ impl Upstream {
     fn abandon(&mut self, clients: &mut impl Replies) {
         let horizon = self.ticks + self.limit;
         for id in self.ids() {
-            let Some(connection) = self.connection(id) else { continue };
+            let lease = self.is_lease(id);
+            let Some(connection) = self.connection(id).filter(|_| !lease) else { continue };
             let mut taken = connection.take_overdue(horizon);
             let (awaited, late) = (connection.is_awaited(), connection.late());
             self.sideline(id);
@@ -375,13 +384,24 @@ impl Upstream {
     /// Keeps connections at rest alive, asks those of an open breaker whether Redis serves again, retires what is not needed.
     pub(super) fn tend(&mut self) {
         let now = self.now;
-        let mut spare = self.connections.len().saturating_sub(1);
+        let lanes = self.connections.iter().filter(|(_, entry)| entry.usage != Use::Lease).count();
+        let mut spare = lanes.saturating_sub(1);
         let state = self.view.state;
         for id in self.ids() {
-            let Some(connection) = self.connection(id).filter(|connection| connection.is_at_rest()) else { continue };
+            let (lease, held, warm) = (self.is_lease(id), self.is_held(id), self.is_warm(id));
+            let Some(connection) = self.connection(id).filter(|connection| connection.is_at_rest() && !held) else {
+                continue;
+            };
             let resting = now.saturating_duration_since(connection.active());
             let usable = !connection.is_sidelined();
-            if spare > 0 && now.saturating_duration_since(connection.used()) >= RETIRE_AFTER {
+            let unused = now.saturating_duration_since(connection.used()) >= RETIRE_AFTER;
+            if lease {
+                if unused && !warm {
+                    self.discard(id);
+                } else if resting >= jittered(id, PING_AFTER) {
+                    self.ping(id);
+                }
+            } else if spare > 0 && unused {
                 spare -= 1;
                 self.discard(id);
             } else if state == State::HalfOpen && usable {

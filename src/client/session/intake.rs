@@ -24,6 +24,10 @@ const MAX_OUTSTANDING: usize = 64 * 1024;
 /// memory budget, so this bound, and the length of what is answered here, is all that bounds them.
 const MAX_WAITING_BYTES: usize = 16 * 1024;
 
+/// So much is read of a client whose requests wait for long, in bytes, and so much at a time.
+const AHEAD: usize = 64 * 1024;
+const READ_AHEAD: usize = 4 * 1024;
+
 /// From this size on the buffer of an incomplete request grows only while memory is not short, in bytes.
 const LARGE_INPUT: usize = 1024 * 1024;
 
@@ -64,7 +68,7 @@ impl Session {
                 match self.read(turn) {
                     Poll::Ready(true) => {}
                     Poll::Ready(false) => return Poll::Ready(()),
-                    Poll::Pending => return Poll::Pending,
+                    Poll::Pending => return self.read_ahead(turn),
                 }
             } else {
                 let input = mem::take(&mut self.input);
@@ -72,11 +76,36 @@ impl Session {
                 self.input = input;
                 match stop {
                     Stop::Share => return Poll::Ready(()),
-                    Stop::Blocked => return Poll::Pending,
+                    Stop::Blocked => return self.read_ahead(turn),
                     Stop::Exhausted | Stop::Incomplete | Stop::Large { .. } => {}
                 }
             }
         }
+    }
+
+    /// Reads what the client sends while its requests wait for something that may take long, so that its leaving is
+    /// noticed. Beyond [`AHEAD`] its requests wait in the socket, and its leaving behind them.
+    fn read_ahead(&mut self, turn: &mut Turn<'_, '_>) -> Poll<()> {
+        while self.phase == Phase::Serving && !self.input.is_empty() && self.is_attentive() {
+            let before = self.input.capacity();
+            if self.input.len() >= AHEAD {
+                break;
+            }
+            self.input.reserve(READ_AHEAD);
+            turn.env.pool.memory().resized(before, self.input.capacity());
+            let mut limited = (&mut self.input).limit(READ_AHEAD);
+            match self.transport.poll_read_buf(turn.cx, &mut limited) {
+                Poll::Pending => break,
+                Poll::Ready(Ok(0)) => {
+                    let _ = self.end_of_input(turn);
+                }
+                Poll::Ready(Err(_)) => {
+                    let _ = self.broken();
+                }
+                Poll::Ready(Ok(_)) => {}
+            }
+        }
+        Poll::Pending
     }
 
     /// Reads once and takes what came. Ready with true to go on, with false when the turn's share is used up.
@@ -89,7 +118,7 @@ impl Session {
         }
         let count = match self.transport.poll_read(turn.cx, &mut turn.env.read_buffer) {
             Poll::Pending => return Poll::Pending,
-            Poll::Ready(Ok(0)) => return self.end_of_input(),
+            Poll::Ready(Ok(0)) => return self.end_of_input(turn),
             Poll::Ready(Err(_)) => return self.broken(),
             Poll::Ready(Ok(count)) => count,
         };
@@ -135,7 +164,7 @@ impl Session {
         let mut limited = (&mut self.input).limit(room);
         match self.transport.poll_read_buf(turn.cx, &mut limited) {
             Poll::Pending => Poll::Pending,
-            Poll::Ready(Ok(0)) => self.end_of_input(),
+            Poll::Ready(Ok(0)) => self.end_of_input(turn),
             Poll::Ready(Err(_)) => self.broken(),
             Poll::Ready(Ok(count)) => {
                 self.starving = false;
@@ -148,7 +177,8 @@ impl Session {
     }
 
     /// The client has sent its last byte; it gets its replies, then the connection ends.
-    fn end_of_input(&mut self) -> Poll<bool> {
+    fn end_of_input(&mut self, turn: &mut Turn<'_, '_>) -> Poll<bool> {
+        self.leave_hold(turn);
         self.phase = Phase::Finishing { linger: false };
         Poll::Pending
     }

@@ -43,19 +43,29 @@ impl Session {
         if range.len() >= BULK_ITEM {
             self.count_bulk(range.len(), env.tick);
         }
-        if !muted {
-            if self.batch.is_empty() {
-                self.batch = range;
-            } else if self.batch.end == range.start {
-                self.batch.end = range.end;
-            } else {
-                self.spill(buffer, env);
-                self.batch = range;
-            }
+        if complete && let Some(hold) = &mut self.hold {
+            hold.observe(buffer.get(range.clone()).unwrap_or_default());
         }
+        self.append(muted, buffer, range, env);
         self.half_delivered = !complete;
         if complete {
             self.answered(buffer, env);
+        }
+    }
+
+    /// Adds to what this batch has for the client.
+    #[inline(always)] // Once for each request or reply: a call costs as much as what it does.
+    pub(super) fn append(&mut self, muted: bool, buffer: &[u8], range: Range<usize>, env: &mut Env) {
+        if muted {
+            return;
+        }
+        if self.batch.is_empty() {
+            self.batch = range;
+        } else if self.batch.end == range.start {
+            self.batch.end = range.end;
+        } else {
+            self.spill(buffer, env);
+            self.batch = range;
         }
     }
 
@@ -72,7 +82,8 @@ impl Session {
         if self.phase == Phase::Dead {
             return;
         }
-        if mem::take(&mut self.half_delivered) && !traits.is_muted() {
+        let leaves = self.hold.is_some() && self.phase != Phase::Serving;
+        if leaves || (mem::take(&mut self.half_delivered) && !traits.is_muted()) {
             self.kill();
             return;
         }
@@ -83,6 +94,8 @@ impl Session {
             reply.clear();
             let protocol = if traits.is_resp3() { Protocol::Resp3 } else { Protocol::Resp2 };
             let (strict, policy, upstream) = (self.strict, &*env.policy, &*env.upstream);
+            // What stands in a transaction is no read that could be answered.
+            let request = if traits.is_queued() { &[] } else { request };
             unserved::answer(&Asked { request, protocol, strict, policy, upstream }, failure, &mut reply);
             self.out.push(&reply, &mut env.pool);
             env.answer = reply;

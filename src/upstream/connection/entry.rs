@@ -56,6 +56,7 @@ impl Traits {
     const REPEATED: u8 = 16;
     const LATE: u8 = 32;
     const RESP3: u8 = 64;
+    const QUEUED: u8 = 128;
 
     /// `slow`: it may honestly take long. `repeatable`: it only reads. `script`: its errors may come from within.
     pub(crate) const fn new(slow: bool, repeatable: bool, script: bool) -> Self {
@@ -74,6 +75,11 @@ impl Traits {
         if resp3 { Self(self.0 | Self::RESP3) } else { self }
     }
 
+    /// It stands in a transaction, so that its reply is not what it asks for.
+    pub(crate) fn queued(self, queued: bool) -> Self {
+        if queued { Self(self.0 | Self::QUEUED) } else { self }
+    }
+
     /// It was sent before, on another connection.
     pub(crate) fn repeated(self) -> Self {
         Self(self.0 | Self::REPEATED)
@@ -89,6 +95,10 @@ impl Traits {
 
     pub(crate) fn is_resp3(self) -> bool {
         self.0 & Self::RESP3 != 0
+    }
+
+    pub(crate) fn is_queued(self) -> bool {
+        self.0 & Self::QUEUED != 0
     }
 
     pub(crate) fn is_slow(self) -> bool {
@@ -158,6 +168,11 @@ pub(crate) trait Replies {
     fn fail(&mut self, entry: InFlight, request: &[u8], failure: Failure, buffer: &[u8]);
     /// The unanswered requests of this client are on no connection just now, or on another than they were sent on.
     fn moved(&mut self, client: ClientKey);
+    /// Takes `buffer[range]`, the next bytes of a message that this client did not ask for; otherwise as
+    /// [`Replies::deliver`].
+    fn push(&mut self, client: ClientKey, buffer: &[u8], range: Range<usize>, complete: bool);
+    /// The connection that this client had for itself is gone, and what it left there with it.
+    fn bereave(&mut self, client: ClientKey);
     /// All that this client waited for was answered, but the server may still run some of it: its next request goes to the
     /// same connection, behind.
     fn kept(&mut self, client: ClientKey, id: ConnectionId);

@@ -94,7 +94,7 @@ impl Connection {
 
     /// Whose reply has begun to be passed on.
     fn receiving(&self) -> Option<ClientKey> {
-        self.in_flight.front().filter(|_| self.streaming).map(|entry| entry.client)
+        self.in_flight.front().filter(|_| self.streaming && !self.pushing).map(|entry| entry.client)
     }
 
     fn take_back(&mut self, which: impl Fn(&InFlight) -> bool) -> Vec<Unanswered> {

@@ -1,0 +1,398 @@
+//! A client that has an upstream connection for itself: why, for how long, and what goes over it.
+//!
+//! While it does, all its requests that are for Redis go over that connection, as they came; what it sets on its
+//! own connection is set there too. It is given back as soon as nothing keeps it: no watched key, no open MULTI, nothing
+//! that a later request may depend on, and nothing unanswered. What was left behind cannot be undone, so such a
+//! connection is closed when its client leaves or says RESET.
+//!
+//! A request that may wait for others, or whose effect shows only in its reply, goes *alone*: what comes behind it waits
+//! here until it is answered. The socket is read meanwhile, to notice that the client leaves.
+
+use std::ops::Range;
+use std::time::Duration;
+
+use super::{Phase, Session, Step, Turn};
+use crate::client::clients::Env;
+use crate::client::refusal;
+use crate::command::blocking::{self, Timeout};
+use crate::command::route::{self, Local, Manner, Route, Transaction};
+use crate::command::table;
+use crate::resp::build;
+use crate::resp::inline;
+use crate::resp::request::Args;
+use crate::upstream::{Cause, Error, Lease, LeaseWant, Leased, Message, Protocol, Traits, Upstream};
+
+/// How long a client waits for a lease, in ticks of 100 ms, unless its command says how long it is ready to wait.
+const PATIENCE: u32 = 10;
+
+/// What a blocking command may take beyond its own timeout until the connection counts as lost, in ticks of 100 ms.
+const MARGIN: u32 = 50;
+
+/// For ever, in ticks.
+const FOR_EVER: u32 = u32::MAX / 2;
+
+/// What a client holds.
+pub(super) struct Hold {
+    lease: Lease,
+    /// Keys are watched there.
+    watching: bool,
+    /// A MULTI is open there.
+    in_multi: bool,
+    /// Something was left behind: it is closed in the end.
+    pinned: bool,
+    /// The request under way goes alone.
+    alone: Option<Alone>,
+    /// Everything that comes is for the client, whatever was asked.
+    streams: bool,
+}
+
+/// A request that goes alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Alone {
+    /// It waits for others, or may.
+    Blocking,
+    /// Nobody knows it; if the server does not either, nothing was left behind.
+    Unknown,
+    /// The connection becomes a stream, if the server agrees.
+    Monitor,
+}
+
+impl Hold {
+    /// True if nothing keeps it but what is unanswered.
+    fn is_over(&self) -> bool {
+        !(self.watching || self.in_multi || self.pinned || self.streams)
+    }
+
+    /// Learns from a reply to the request that went alone.
+    pub(super) fn observe(&mut self, reply: &[u8]) {
+        match self.alone.take() {
+            Some(Alone::Unknown) => {
+                let refused =
+                    |words: &[u8]| reply.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words));
+                if refused(b"-ERR unknown command") || refused(b"-ERR unknown subcommand") {
+                    self.pinned = false;
+                }
+            }
+            Some(Alone::Monitor) if reply.starts_with(b"-") => self.streams = false,
+            Some(Alone::Monitor | Alone::Blocking) | None => {}
+        }
+    }
+}
+
+impl Session {
+    /// Gives back what is not needed any more, before the next request is looked at.
+    pub(super) fn settle_hold(&mut self, upstream: &mut Upstream) {
+        if self.replies.forwarded() > 0 {
+            return;
+        }
+        // It may have been answered here.
+        self.hold.iter_mut().for_each(|hold| hold.alone = None);
+        if self.hold.as_ref().is_some_and(|hold| hold.is_over())
+            && let Some(hold) = self.hold.take()
+        {
+            self.since = None;
+            upstream.give_back(hold.lease);
+        }
+    }
+
+    /// True while the client's leaving is to be noticed at once, though nothing more is taken from it.
+    pub(super) fn is_attentive(&self) -> bool {
+        self.leasing || self.hold.as_ref().is_some_and(|hold| hold.alone.is_some())
+    }
+
+    /// The connection is gone, and what was on it.
+    pub(in crate::client) fn bereave(&mut self) {
+        let Some(hold) = self.hold.take() else { return };
+        if hold.streams || self.phase != Phase::Serving {
+            // A stream cannot be continued honestly; and who leaves is told nothing more.
+            self.kill();
+            return;
+        }
+        self.state.watch_lost |= hold.watching;
+        self.state.refused_multi |= hold.in_multi;
+        self.wake();
+    }
+
+    /// The client has sent its last byte. What waits for others is given up at once: a reply that does not exist yet is
+    /// not due, and must not take an element from anybody.
+    pub(super) fn leave_hold(&mut self, turn: &mut Turn<'_, '_>) {
+        let Some(hold) = &self.hold else { return };
+        turn.upstream.finish_lease(&hold.lease);
+        if hold.alone.is_some() || hold.streams {
+            // The server ends it, or we do.
+            turn.env.lingering.push((self.key, turn.env.tick));
+        }
+    }
+
+    /// A request that needs a connection of its own.
+    pub(super) fn over_new_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        let cause = cause_of(route);
+        let timeout = if cause == Cause::Blocking { timeout_of(frame) } else { None };
+        let limit = match timeout {
+            Some(Timeout { length, .. }) => length.map_or(FOR_EVER, ticks),
+            None => PATIENCE,
+        };
+        if self.replies.forwarded() > 0 {
+            // A change of connection is a barrier.
+            self.wake_at = Some(0);
+            return if self.may_wait(turn) { Step::Blocked } else { self.unavailable(&[], &Error::Overdue, turn) };
+        }
+        let waited = self.since.map_or(0, |since| turn.upstream.ticks().saturating_sub(since));
+        let want = LeaseWant { client: self.key, lane: self.lane, cause };
+        match turn.upstream.lease(want, turn.cx.waker()) {
+            Leased::Ready(lease) => {
+                (self.leasing, self.since) = (false, None);
+                if let Some(id) = self.bound.take() {
+                    turn.upstream.leave(id);
+                }
+                turn.upstream.name_lease(&lease, &self.state.name);
+                self.hold = Some(Box::new(Hold {
+                    lease,
+                    watching: false,
+                    in_multi: false,
+                    pinned: false,
+                    alone: None,
+                    streams: false,
+                }));
+                self.shorten(name, frame, route, timeout, waited, turn)
+            }
+            Leased::Wait if self.may_wait_for(limit, turn) => {
+                self.leasing = true;
+                Step::Blocked
+            }
+            Leased::Wait => {
+                turn.upstream.renounce(self.key);
+                (self.leasing, self.since) = (false, None);
+                self.gave_up(name, timeout, turn)
+            }
+            Leased::Unavailable(error) => {
+                (self.leasing, self.since) = (false, None);
+                self.unavailable(&[], &error, turn)
+            }
+        }
+    }
+
+    /// Sends a request that has waited for its lease; the time it waited is not to be waited again.
+    fn shorten(
+        &mut self,
+        name: &[u8],
+        frame: &[u8],
+        route: Route,
+        timeout: Option<Timeout>,
+        waited: u32,
+        turn: &mut Turn<'_, '_>,
+    ) -> Step {
+        let Some((timeout, length)) = timeout.filter(|_| waited > 0).and_then(|it| Some((it, it.length?))) else {
+            return self.over_lease(name, frame, route, turn);
+        };
+        let left = timeout.text(length.saturating_sub(Duration::from_millis(100) * waited));
+        let mut shortened = Vec::with_capacity(frame.len() + left.len());
+        let args = Args::new(frame).enumerate();
+        inline::encode(args.map(|(at, arg)| if at == timeout.at { left.as_bytes() } else { arg }), &mut shortened);
+        self.over_lease(name, &shortened, route, turn)
+    }
+
+    /// Nobody gave up a connection in time.
+    fn gave_up(&mut self, name: &[u8], timeout: Option<Timeout>, turn: &mut Turn<'_, '_>) -> Step {
+        tracing::warn!(held = %turn.upstream.shared().leases(), "no connection for a client of its own in time: --pool-size");
+        if timeout.is_none() {
+            return self.unavailable(&[], &Error::NoLease, turn);
+        }
+        // As if nobody had served it in its own time.
+        let resp3 = self.state.protocol == Protocol::Resp3;
+        let single = [b"blmove".as_slice(), b"brpoplpush"].iter().any(|single| name.eq_ignore_ascii_case(single));
+        self.answer_with(turn.env, |out| if single { build::nil(resp3, out) } else { build::nil_array(resp3, out) })
+    }
+
+    /// A request of a client that holds a lease.
+    pub(super) fn over_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        let Some(hold) = self.hold.as_mut() else { return Step::Done };
+        let quits = matches!(route, Route::Local(Local::Quit | Local::Reset));
+        if self.replies.forwarded() > 0 && (hold.alone.is_some() || quits) {
+            self.wake_at = Some(0);
+            return self.stand_behind(turn);
+        }
+        if quits {
+            self.hold = None;
+            turn.upstream.bury();
+            return self.local_of(route, frame, turn);
+        }
+        if !turn.upstream.lease_has_room(&hold.lease, self.key, turn.cx.waker()) {
+            return self.stand_behind(turn);
+        }
+        if hold.streams {
+            turn.upstream.send_into_stream(&hold.lease, frame);
+            return Step::Done;
+        }
+        if hold.in_multi {
+            match route {
+                // Of these the server must not know: it is ours to judge, and to mute.
+                Route::Local(Local::Auth | Local::ClientReply) => return self.spoil_multi(turn),
+                Route::Transaction(Transaction::Exec | Transaction::Discard) => {
+                    (hold.in_multi, hold.watching) = (false, false);
+                }
+                // What it changes on the connection at EXEC is not known here.
+                Route::Local(_) | Route::Subscription(_) | Route::Leased(_) => {
+                    hold.pinned |= !matches!(route, Route::Leased(route::Cause::Blocking));
+                }
+                Route::Shared(_) | Route::Transaction(_) | Route::Refused => {}
+            }
+            return self.send_over_lease(frame, manner(route), None, turn);
+        }
+        self.outside_multi(name, frame, route, turn)
+    }
+
+    /// A request of a client that holds a lease and has no MULTI open there.
+    fn outside_multi(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        let timeout = match route {
+            Route::Leased(route::Cause::Blocking) => timeout_of(frame),
+            _ => None,
+        };
+        let alone = match route {
+            Route::Leased(route::Cause::Blocking) => timeout.map(|_| Alone::Blocking),
+            Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => Some(Alone::Unknown),
+            Route::Leased(route::Cause::Monitor) => Some(Alone::Monitor),
+            _ => None,
+        };
+        if alone.is_some() && self.replies.forwarded() > 0 {
+            self.wake_at = Some(0);
+            return self.stand_behind(turn);
+        }
+        let Some(hold) = self.hold.as_mut() else { return Step::Done };
+        hold.alone = alone;
+        let mut deadline = None;
+        match route {
+            Route::Local(_) => return self.local_beside(frame, route, turn),
+            Route::Subscription(_) | Route::Refused => return self.without_lease(name, frame, route, turn),
+            Route::Transaction(Transaction::Watch) => hold.watching = true,
+            Route::Transaction(Transaction::Unwatch) => hold.watching = false,
+            Route::Transaction(Transaction::Multi) => hold.in_multi = true,
+            Route::Leased(route::Cause::Blocking) => {
+                let length = |timeout: Timeout| timeout.length.map_or(FOR_EVER, |length| ticks(length) + MARGIN);
+                deadline = timeout.map(|timeout| turn.upstream.ticks().saturating_add(length(timeout)));
+            }
+            Route::Leased(route::Cause::Monitor) => {
+                hold.streams = true;
+                turn.upstream.open_stream(&hold.lease);
+            }
+            Route::Leased(route::Cause::ClientState | route::Cause::Unknown | route::Cause::UnknownSubcommand) => {
+                hold.pinned = true
+            }
+            Route::Leased(route::Cause::Administration)
+            | Route::Transaction(Transaction::Exec | Transaction::Discard)
+            | Route::Shared(_) => {}
+        }
+        self.send_over_lease(frame, manner(route), deadline, turn)
+    }
+
+    /// Waits for what is before it on the same connection, for as long as that takes.
+    fn stand_behind(&mut self, turn: &mut Turn<'_, '_>) -> Step {
+        if self.may_wait_for(FOR_EVER, turn) { Step::Blocked } else { Step::Done }
+    }
+
+    /// Ends a MULTI in which something stands that cannot be forwarded: nothing of it may run.
+    fn spoil_multi(&mut self, turn: &mut Turn<'_, '_>) -> Step {
+        if self.replies.forwarded() > 0 {
+            self.wake_at = Some(0);
+            return self.stand_behind(turn);
+        }
+        self.hold = None;
+        turn.upstream.bury();
+        self.state.refused_multi = true;
+        self.answer_with(turn.env, |out| build::error(refusal::NOT_IN_MULTI, out))
+    }
+
+    /// Sends a request over the lease that is held.
+    pub(super) fn send_over_lease(
+        &mut self,
+        frame: &[u8],
+        manner: Manner,
+        deadline: Option<u32>,
+        turn: &mut Turn<'_, '_>,
+    ) -> Step {
+        let Some(hold) = &self.hold else { return Step::Done };
+        let traits = Traits::new(manner.slow, manner.repeatable && !hold.in_multi, manner.script)
+            .muted(self.state.mutes_next())
+            .queued(hold.in_multi)
+            .resp3(self.state.protocol == Protocol::Resp3);
+        let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
+        let message = Message { client: self.key, traits, since: None, after };
+        self.replies.forward();
+        self.due = turn.upstream.send_leased(&hold.lease, message, deadline, frame);
+        self.since = None;
+        Step::Done
+    }
+
+    /// What concerns the client's own connection is answered here as ever, and set on the leased one too.
+    fn local_beside(&mut self, frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        let before = self.lane_key();
+        let step = self.local_of(route, frame, turn);
+        let after = self.lane_key();
+        if after == before || matches!(step, Step::Blocked) {
+            return step;
+        }
+        let mut request = Vec::new();
+        if after.protocol != before.protocol {
+            let version: &[u8] = if after.protocol == Protocol::Resp3 { b"3" } else { b"2" };
+            inline::encode([b"HELLO".as_slice(), version].into_iter(), &mut request);
+        } else {
+            inline::encode([b"SELECT".as_slice(), after.database.to_string().as_bytes()].into_iter(), &mut request);
+        }
+        if let Some(hold) = &mut self.hold {
+            hold.pinned = true;
+            let traits = Traits::default().muted(true);
+            let due = if self.replies.forwarded() > 0 { self.due } else { 0 };
+            let message = Message { client: self.key, traits, since: None, after: due };
+            self.replies.forward();
+            self.due = turn.upstream.send_leased(&hold.lease, message, None, &request);
+        }
+        step
+    }
+
+    fn local_of(&mut self, route: Route, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
+        match route {
+            Route::Local(local) => self.local(local, Args::new(frame), frame, turn),
+            _ => Step::Done,
+        }
+    }
+
+    /// Takes `buffer`, the next bytes of what the client did not ask for.
+    pub(in crate::client) fn push(&mut self, buffer: &[u8], range: Range<usize>, complete: bool, env: &mut Env) {
+        if self.phase == Phase::Dead {
+            return;
+        }
+        self.append(false, buffer, range, env);
+        self.half_delivered = !complete;
+    }
+}
+
+/// What metrics and the bound on leases call the reason.
+fn cause_of(route: Route) -> Cause {
+    match route {
+        Route::Leased(route::Cause::Blocking) => Cause::Blocking,
+        Route::Leased(route::Cause::Monitor) => Cause::Monitor,
+        Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => Cause::Unknown,
+        Route::Transaction(Transaction::Watch) => Cause::Watch,
+        Route::Transaction(_) => Cause::Transaction,
+        Route::Leased(route::Cause::Administration | route::Cause::ClientState)
+        | Route::Local(_)
+        | Route::Shared(_)
+        | Route::Subscription(_)
+        | Route::Refused => Cause::ClientState,
+    }
+}
+
+/// What matters of a request on its way.
+fn manner(route: Route) -> Manner {
+    if let Route::Shared(manner) = route { manner } else { Manner::default() }
+}
+
+fn timeout_of(frame: &[u8]) -> Option<Timeout> {
+    let args = Args::new(frame);
+    blocking::timeout(table::of_request(args.clone())?, args)
+}
+
+/// A length of time in ticks of 100 ms, rounded up.
+fn ticks(length: Duration) -> u32 {
+    u32::try_from(length.as_millis().div_ceil(100)).unwrap_or(FOR_EVER).min(FOR_EVER)
+}

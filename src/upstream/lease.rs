@@ -1,0 +1,382 @@
+//! Leases: upstream connections that a client has for itself, for what cannot share one.
+//!
+//! A lease needs a *slot* ([`super::quota`]), which bounds how many there are, and a connection. That is an idle one of
+//! the right database and protocol, or another idle one that is switched, or a new one; the last few that were given back
+//! are kept for the next. A client that waits for a lease holds none, and nothing of it is outstanding, so that no circle
+//! of waiting exists.
+//!
+//! A [`Lease`] is owned: whoever drops it closes the connection, and with it everything that the client left behind there.
+//! [`Upstream::give_back`] keeps the connection if it is at rest and the client says that nothing is left behind.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::task::Waker;
+
+use super::connection::{ClientKey, Connection, Replies, Sending, Traits};
+use super::error::{Error, Why};
+use super::lane::{ConnectionId, LaneId, Use};
+use super::quota::{Cause, Slot, Ticket};
+use super::{Event, Message, Upstream};
+use crate::resp::inline;
+
+/// Idle connections that are kept for the next lease; those beyond it retire like a lane's.
+pub(super) const WARM: usize = 1;
+
+/// What a client wants a lease for.
+#[derive(Clone, Copy)]
+pub(crate) struct LeaseWant {
+    /// Who asks.
+    pub(crate) client: ClientKey,
+    /// The lane of its database and protocol.
+    pub(crate) lane: LaneId,
+    /// Why it cannot share a connection.
+    pub(crate) cause: Cause,
+}
+
+/// The answer to [`Upstream::lease`].
+pub(crate) enum Leased {
+    /// Here it is.
+    Ready(Lease),
+    /// Not now; the waker is called when asking again makes sense. Ask with the same client, or [`Upstream::renounce`].
+    Wait,
+    /// None is to be had now.
+    Unavailable(Error),
+}
+
+/// A connection that one client has for itself. To drop it is to close it.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    id: ConnectionId,
+    /// Where the ids of those go that were dropped.
+    dropped: Option<Dropped>,
+}
+
+type Dropped = Rc<RefCell<Vec<ConnectionId>>>;
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(dropped) = &self.dropped {
+            dropped.borrow_mut().push(self.id);
+        }
+    }
+}
+
+/// One worker's leases.
+#[derive(Default)]
+pub(super) struct Leases {
+    /// Clients that wait, first come, first served.
+    waiting: Vec<Waiter>,
+    /// Connections that nobody holds, the one given back last at the end.
+    idle: Vec<ConnectionId>,
+    /// Connections asked for and not there yet.
+    pub(super) asked: usize,
+    dropped: Dropped,
+}
+
+struct Waiter {
+    want: LeaseWant,
+    waker: Waker,
+    turn: Turn,
+}
+
+/// Whether a client that waits may have a lease as soon as there is a connection.
+enum Turn {
+    /// Not yet: too many are held.
+    Queued {
+        _ticket: Ticket,
+    },
+    Come(Slot),
+}
+
+/// Who holds a connection.
+pub(super) struct Holder {
+    pub(super) client: ClientKey,
+    /// Passes on when the connection is given back or gone.
+    _slot: Slot,
+}
+
+impl Upstream {
+    /// Finds a connection for a client alone.
+    pub(crate) fn lease(&mut self, want: LeaseWant, waker: &Waker) -> Leased {
+        if let Err(error) = self.may_lease(want) {
+            self.renounce(want.client);
+            return Leased::Unavailable(error);
+        }
+        let Some(place) = self.stand_in_line(want, waker) else {
+            return Leased::Unavailable(Error::NoLease);
+        };
+        let has_slot = |waiter: &&Waiter| matches!(waiter.turn, Turn::Come(_));
+        if self.leases.waiting.get(place).filter(has_slot).is_none() {
+            return Leased::Wait;
+        }
+        if let Some(id) = self.idle_lease(want.lane) {
+            let Waiter { turn: Turn::Come(slot), .. } = self.leases.waiting.remove(place) else { return Leased::Wait };
+            return Leased::Ready(self.lend(id, want.client, slot));
+        }
+        if self.leases.waiting.iter().filter(has_slot).count() > self.leases.asked {
+            self.leases.asked += 1;
+            self.obtain(want.lane, Use::Lease);
+        }
+        Leased::Wait
+    }
+
+    /// Whether there is any use in waiting.
+    fn may_lease(&mut self, want: LeaseWant) -> Result<(), Error> {
+        if !self.view.state.serves() {
+            self.shared.demand(self.worker);
+            self.demand = Some(want.lane);
+            return Err(Error::Open);
+        }
+        let failure = self.lanes.get(want.lane).and_then(|lane| lane.failure.clone());
+        if let Some((error, _)) = failure.filter(|(_, until)| self.now < *until) {
+            return Err(error);
+        }
+        if !self.shared.is_worth_waiting(self.now) {
+            self.demand = Some(want.lane);
+            self.shared.demand(self.worker);
+            return Err(Error::Closed);
+        }
+        Ok(())
+    }
+
+    /// The client's place among those who wait; none if too many do.
+    fn stand_in_line(&mut self, want: LeaseWant, waker: &Waker) -> Option<usize> {
+        let waiting = &mut self.leases.waiting;
+        if let Some(place) = waiting.iter().position(|waiter| waiter.want.client == want.client) {
+            waiting.get_mut(place).into_iter().for_each(|waiter| waiter.waker.clone_from(waker));
+            return Some(place);
+        }
+        let turn = match self.shared.quota.try_take(want.cause) {
+            Some(slot) => Turn::Come(slot),
+            None => {
+                let (client, events) = (want.client, self.events.clone());
+                // If the worker is gone the event is dropped, and the slot with it: it passes on.
+                let deliver = Box::new(move |slot| drop(events.send(Event::Slot { client, slot })));
+                Turn::Queued { _ticket: self.shared.quota.wait(want.cause, deliver)? }
+            }
+        };
+        self.leases.waiting.push(Waiter { want, waker: waker.clone(), turn });
+        Some(self.leases.waiting.len() - 1)
+    }
+
+    /// A client no longer waits for a lease.
+    pub(crate) fn renounce(&mut self, client: ClientKey) {
+        self.leases.waiting.retain(|waiter| waiter.want.client != client);
+    }
+
+    /// A slot came free for a client; if it waits no more, the slot passes on.
+    pub(super) fn slot_came(&mut self, client: ClientKey, slot: Slot) {
+        if let Some(waiter) = self.leases.waiting.iter_mut().find(|waiter| waiter.want.client == client) {
+            waiter.turn = Turn::Come(slot);
+            waiter.waker.wake_by_ref();
+        }
+    }
+
+    /// Lets everybody who waits for a lease ask again.
+    pub(super) fn wake_lessees(&self) {
+        self.leases.waiting.iter().for_each(|waiter| waiter.waker.wake_by_ref());
+    }
+
+    /// Takes an idle connection of this lane, the one used last: the others may retire.
+    fn idle_lease(&mut self, lane: LaneId) -> Option<ConnectionId> {
+        let is_ready = |id: &ConnectionId| {
+            self.connections.get(id.slot).is_some_and(|entry| entry.lane == lane && entry.connection.is_at_rest())
+        };
+        let place = self.leases.idle.iter().rposition(is_ready)?;
+        Some(self.leases.idle.remove(place))
+    }
+
+    /// An idle connection of any lane.
+    pub(super) fn spare_lease(&self) -> Option<ConnectionId> {
+        let is_ready =
+            |id: &ConnectionId| self.connections.get(id.slot).is_some_and(|entry| entry.connection.is_at_rest());
+        self.leases.idle.iter().copied().find(is_ready)
+    }
+
+    fn lend(&mut self, id: ConnectionId, client: ClientKey, slot: Slot) -> Lease {
+        if let Some(entry) = self.entry(id) {
+            entry.connection.lend(Some(client));
+            entry.holder = Some(Holder { client, _slot: slot });
+        }
+        Lease { id, dropped: Some(Rc::clone(&self.leases.dropped)) }
+    }
+
+    /// A connection was made for leases: whoever waits may have it.
+    pub(super) fn lease_installed(&mut self, id: ConnectionId) {
+        self.leases.idle.push(id);
+        self.wake_lessees();
+    }
+
+    /// A connection that was asked for is not asked for any more: it came, or it did not.
+    pub(super) fn lease_came(&mut self) {
+        self.leases.asked = self.leases.asked.saturating_sub(1);
+    }
+
+    /// Takes back a lease on whose connection its client has left nothing behind. It is kept if it is at rest, else closed.
+    pub(crate) fn give_back(&mut self, mut lease: Lease) {
+        lease.dropped = None;
+        let id = lease.id;
+        let current = self.shared.renewals.load(std::sync::atomic::Ordering::Relaxed);
+        let Some(entry) = self.entry(id) else { return };
+        if !entry.connection.is_at_rest() || entry.renewal < current {
+            self.close_lease(id);
+            return;
+        }
+        entry.connection.lend(None);
+        entry.holder = None;
+        self.leases.idle.push(id);
+        self.wake_lessees();
+        if self.shared.permits.is_wanted() || !self.starved.is_empty() {
+            self.withdraw(id);
+            self.hand_over_if_at_rest(id);
+        }
+    }
+
+    /// Closes the connections of leases that were dropped.
+    pub(crate) fn bury(&mut self) {
+        let dropped = self.leases.dropped.take();
+        dropped.into_iter().for_each(|id| self.close_lease(id));
+    }
+
+    /// Closes a connection whose client is gone, or has left something behind that is not to be undone.
+    fn close_lease(&mut self, id: ConnectionId) {
+        let Some(entry) = self.remove(id) else { return };
+        let (_, changes) = entry.connection.close(&mut self.pool);
+        debug_assert!(changes.is_empty(), "a lease carries no trials");
+        // Whoever waits may dial now.
+        self.wake_lessees();
+    }
+
+    /// Has the server call the connection what its client is called, or what it was called at first.
+    pub(crate) fn name_lease(&mut self, lease: &Lease, name: &[u8]) {
+        if self.entry(lease.id).is_none_or(|entry| *entry.name == *name) {
+            return;
+        }
+        let own = self.own_name(Use::Lease);
+        let shown = if name.is_empty() { own.as_bytes() } else { name };
+        let mut request = Vec::new();
+        inline::encode([b"CLIENT".as_slice(), b"SETNAME", shown].into_iter(), &mut request);
+        let message = Message { client: ClientKey::NOBODY, traits: Traits::default(), since: None, after: 0 };
+        self.send(lease.id, message, &request);
+        self.entry(lease.id).into_iter().for_each(|entry| entry.name = name.into());
+    }
+
+    /// What comes over the connection of a lease from its next reply on is a stream.
+    pub(crate) fn open_stream(&mut self, lease: &Lease) {
+        self.connection(lease.id).into_iter().for_each(Connection::open_stream);
+    }
+
+    /// Sends a request into a stream.
+    pub(crate) fn send_into_stream(&mut self, lease: &Lease, request: &[u8]) {
+        if let Some(entry) = self.connections.get_mut(lease.id.slot).filter(|entry| entry.serial == lease.id.serial) {
+            entry.connection.send_into_stream(request, &mut self.pool);
+        }
+    }
+
+    /// The client of a lease says no more, but may be answered.
+    pub(crate) fn finish_lease(&mut self, lease: &Lease) {
+        self.connection(lease.id).into_iter().for_each(Connection::finish);
+    }
+
+    /// Sends a request over a lease; its bytes are copied.
+    pub(crate) fn send_leased(
+        &mut self,
+        lease: &Lease,
+        message: Message,
+        deadline: Option<u32>,
+        request: &[u8],
+    ) -> u32 {
+        let mut sending = self.sending(lease.id, message);
+        sending.deadline = deadline.unwrap_or(sending.deadline);
+        let Sending { deadline, .. } = sending;
+        if let Some(entry) = self.connections.get_mut(lease.id.slot).filter(|entry| entry.serial == lease.id.serial) {
+            entry.connection.send(sending, request, &mut self.pool);
+        }
+        deadline
+    }
+
+    /// True if the connection of a lease can take one more request; if not, the waker is called when that may be so.
+    pub(crate) fn lease_has_room(&mut self, lease: &Lease, client: ClientKey, waker: &Waker) -> bool {
+        let Some(connection) = self.connection(lease.id) else { return true };
+        let room = !connection.is_full();
+        if !room {
+            connection.wait(client, waker);
+        }
+        room
+    }
+
+    /// A leased connection is gone: its client is told of every request, and that it holds it no more.
+    pub(super) fn lose_lease(&mut self, id: ConnectionId, error: &Error, clients: &mut impl Replies) {
+        let fence = self.fence_for(id);
+        let Some(mut entry) = self.remove(id) else { return };
+        let holder = entry.holder.take();
+        let served = entry.connection.has_served();
+        let (taken, _) = entry.connection.close(&mut self.pool);
+        self.doubt_server();
+        match &holder {
+            Some(_) => tracing::info!(%error, in_flight = taken.len(), "lost a leased upstream connection"),
+            None => tracing::debug!(%error, "lost an idle upstream connection"),
+        }
+        self.shared.supervise(|supervisor| supervisor.lost(self.shared.has_usable(), served, self.now));
+        self.look();
+        let fenced = self.put_up(fence, false, &taken);
+        for request in &taken {
+            self.fail(request, Why::Lost, fenced, clients);
+        }
+        clients.flush(&[]);
+        holder.into_iter().for_each(|holder| clients.bereave(holder.client));
+        self.wake_lessees();
+    }
+
+    /// Looks after the connections of leases, ten times a second.
+    pub(super) fn watch_lease(&mut self, id: ConnectionId, clients: &mut impl Replies) {
+        let (now, ticks) = (self.now, self.ticks);
+        let Some(entry) = self.entry(id) else { return };
+        // A held lease gives no verdict: what its client asks may be anything.
+        entry.connection.end_slot();
+        if entry.holder.is_none() {
+            let silent = entry.connection.silent_since();
+            if !entry.name.is_empty() && entry.connection.is_at_rest() {
+                // Nobody is to be seen there who is there no more.
+                self.name_lease(&Lease { id, dropped: None }, b"");
+                return;
+            }
+            if silent.is_some_and(|since| now.saturating_duration_since(since) >= super::watch::PING_TIMEOUT) {
+                self.lose_lease(id, &Error::Silent, clients);
+            }
+            return;
+        }
+        let overdue = entry.connection.take_overdue(ticks);
+        if overdue.is_empty() {
+            return;
+        }
+        self.overdue.0 += overdue.len();
+        let fenced = self.fence_off(id, &overdue);
+        for request in &overdue {
+            self.fail(request, Why::Deadline, fenced, clients);
+        }
+        clients.flush(&[]);
+        // What comes after it would answer the wrong question.
+        self.lose_lease(id, &Error::Silent, clients);
+    }
+
+    /// True if a connection is a lease, held or idle.
+    pub(super) fn is_lease(&self, id: ConnectionId) -> bool {
+        self.connections.get(id.slot).is_some_and(|entry| entry.serial == id.serial && entry.usage == Use::Lease)
+    }
+
+    /// True if a client holds this connection.
+    pub(super) fn is_held(&self, id: ConnectionId) -> bool {
+        self.connections.get(id.slot).is_some_and(|entry| entry.serial == id.serial && entry.holder.is_some())
+    }
+
+    /// Forgets an idle connection that is put to another use, or gone.
+    pub(super) fn forget_lease(&mut self, id: ConnectionId) {
+        self.leases.idle.retain(|idle| *idle != id);
+    }
+
+    /// True if this idle connection is one of those that are kept for the next lease.
+    pub(super) fn is_warm(&self, id: ConnectionId) -> bool {
+        self.leases.idle.iter().rev().take(WARM).any(|warm| *warm == id)
+    }
+}
