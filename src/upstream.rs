@@ -480,6 +480,7 @@ impl Upstream {
         news.changes.into_iter().for_each(|change| self.shared.announce(change));
         news.proof.into_iter().for_each(|asked| self.shared.prove(asked));
         self.fences.retain(|fence| !news.fenced.contains(&fence.serial()));
+        news.released.into_iter().for_each(|serial| self.was_released(serial));
         if let Some(protocol) = self.lanes.get(lane).map(|lane| lane.key.protocol) {
             news.captured.iter().for_each(|reply| self.shared.learn_commands(protocol, reply));
         }
@@ -564,6 +565,7 @@ impl Upstream {
         self.bury();
         self.watch(clients);
         self.tend();
+        self.rotate_leases(clients);
         if self.shared.permits.is_wanted() {
             self.rotate();
         }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use secrecy::SecretString;
 use slab::Slab;
@@ -262,6 +263,12 @@ impl Replies for Clients {
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(client.slot);
+        }
+    }
+
+    fn rotate(&mut self, client: ClientKey, request: Vec<u8>, left: Option<Duration>) {
+        if let Some(session) = find(&mut self.sessions, client) {
+            session.rotate(request, left);
         }
     }
 

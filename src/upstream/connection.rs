@@ -77,6 +77,8 @@ pub(crate) struct News {
     pub(crate) is_replica: bool,
     /// Fences that were answered, by their serial.
     pub(crate) fenced: Vec<u32>,
+    /// Connections whose CLIENT UNBLOCK was answered, by their serial.
+    pub(crate) released: Vec<u32>,
     /// When the sign of life that came was asked for.
     pub(crate) proof: Option<Instant>,
     /// Whole replies to [`ClientKey::CAPTURE`].
@@ -330,10 +332,14 @@ impl Connection {
 
     /// True if [`Connection::news`] has something to tell.
     pub(crate) fn has_news(&self) -> bool {
-        let News { returned, is_replica, fenced, proof, captured, changes } = &self.news;
+        let News { returned, is_replica, fenced, released, proof, captured, changes } = &self.news;
         *is_replica
             || proof.is_some()
-            || !(returned.is_empty() && fenced.is_empty() && captured.is_empty() && changes.is_empty())
+            || !(returned.is_empty()
+                && fenced.is_empty()
+                && released.is_empty()
+                && captured.is_empty()
+                && changes.is_empty())
     }
 
     /// What it learnt since this was asked last.
@@ -633,6 +639,8 @@ impl Connection {
             self.news.proof = self.proof_asked.take().or(self.news.proof);
         } else if let Some(serial) = entry.client.fence() {
             self.news.fenced.extend(complete.then_some(serial));
+        } else if let Some(serial) = entry.client.release() {
+            self.news.released.extend(complete.then_some(serial));
         }
     }
 
@@ -691,6 +699,17 @@ impl Connection {
     /// reply of a kind that may come in thousands.
     fn is_alone(&self, client: ClientKey) -> bool {
         self.in_flight.len() <= 1000 && self.in_flight.iter().all(|entry| entry.client != client)
+    }
+
+    /// The only request in flight, if it is one that its client wants to see answered: its bytes, and its deadline.
+    pub(crate) fn only_request(&self) -> Option<(Vec<u8>, u32)> {
+        let entry = self.in_flight.back().filter(|entry| !entry.client.is_ours() && !entry.traits.is_muted())?;
+        let start = match self.in_flight.len() {
+            1 => self.answered,
+            more => self.in_flight.get(more - 2).filter(|entry| entry.client.is_ours())?.end,
+        };
+        let mut request = Vec::new();
+        self.outgoing.copy(start..entry.end, &mut request).then_some((request, entry.deadline))
     }
 
     /// Whose reply comes next: the oldest request in flight, if all of it was sent.

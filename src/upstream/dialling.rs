@@ -110,6 +110,8 @@ impl Upstream {
     pub(super) fn dial(&mut self, lane: LaneId, usage: Use, permit: Permit) {
         if self.shared.ask(|supervisor| supervisor.may_dial(self.now)) {
             self.begin_dial(lane, usage, permit);
+        } else if usage == Use::Lease {
+            self.lease_came();
         }
     }
 

@@ -16,11 +16,20 @@ use super::connection::{ClientKey, Connection, Replies, Sending, Traits};
 use super::error::{Error, Why};
 use super::lane::{ConnectionId, LaneId, Use};
 use super::quota::{Cause, Slot, Ticket};
-use super::{Event, Message, Upstream};
+use super::{Entry, Event, Message, TICK, Upstream};
 use crate::resp::inline;
 
 /// Idle connections that are kept for the next lease; those beyond it retire like a lane's.
 pub(super) const WARM: usize = 1;
+
+/// A client that has blocked for so many ticks makes room for others.
+const TURN: u32 = 10;
+
+/// What a blocking request may take beyond its own timeout until its connection counts as lost, in ticks.
+const MARGIN: u32 = 50;
+
+/// A deadline from which on there is none, in ticks.
+const FOR_EVER: u32 = u32::MAX / 2;
 
 /// What a client wants a lease for.
 #[derive(Clone, Copy)]
@@ -90,9 +99,15 @@ enum Turn {
 
 /// Who holds a connection.
 pub(super) struct Holder {
-    pub(super) client: ClientKey,
+    client: ClientKey,
     /// Passes on when the connection is given back or gone.
-    _slot: Slot,
+    slot: Slot,
+    /// Since when, in ticks.
+    since: u32,
+    /// A CLIENT UNBLOCK is on its way there: nobody else may have the connection before that is answered.
+    releasing: bool,
+    /// Its client has given it back meanwhile.
+    returned: bool,
 }
 
 impl Upstream {
@@ -172,6 +187,12 @@ impl Upstream {
         }
     }
 
+    /// Lets those ask again who could have a lease if there were a connection: their dial may have been withheld.
+    pub(super) fn remind_lessees(&self) {
+        let come = self.leases.waiting.iter().filter(|waiter| matches!(waiter.turn, Turn::Come(_)));
+        come.for_each(|waiter| waiter.waker.wake_by_ref());
+    }
+
     /// Lets everybody who waits for a lease ask again.
     pub(super) fn wake_lessees(&self) {
         self.leases.waiting.iter().for_each(|waiter| waiter.waker.wake_by_ref());
@@ -194,9 +215,10 @@ impl Upstream {
     }
 
     fn lend(&mut self, id: ConnectionId, client: ClientKey, slot: Slot) -> Lease {
+        let since = self.ticks;
         if let Some(entry) = self.entry(id) {
             entry.connection.lend(Some(client));
-            entry.holder = Some(Holder { client, _slot: slot });
+            entry.holder = Some(Holder { client, slot, since, releasing: false, returned: false });
         }
         Lease { id, dropped: Some(Rc::clone(&self.leases.dropped)) }
     }
@@ -215,9 +237,16 @@ impl Upstream {
     /// Takes back a lease on whose connection its client has left nothing behind. It is kept if it is at rest, else closed.
     pub(crate) fn give_back(&mut self, mut lease: Lease) {
         lease.dropped = None;
-        let id = lease.id;
+        self.take_back_lease(lease.id);
+    }
+
+    fn take_back_lease(&mut self, id: ConnectionId) {
         let current = self.shared.renewals.load(std::sync::atomic::Ordering::Relaxed);
         let Some(entry) = self.entry(id) else { return };
+        if let Some(holder) = entry.holder.as_mut().filter(|holder| holder.releasing) {
+            holder.returned = true;
+            return;
+        }
         if !entry.connection.is_at_rest() || entry.renewal < current {
             self.close_lease(id);
             return;
@@ -278,16 +307,20 @@ impl Upstream {
         self.connection(lease.id).into_iter().for_each(Connection::finish);
     }
 
-    /// Sends a request over a lease; its bytes are copied.
+    /// Sends a request over a lease; its bytes are copied. One that waits for others has its own `timeout`, in ticks, or
+    /// none. Returns its deadline.
     pub(crate) fn send_leased(
         &mut self,
         lease: &Lease,
         message: Message,
-        deadline: Option<u32>,
+        timeout: Option<Option<u32>>,
         request: &[u8],
     ) -> u32 {
         let mut sending = self.sending(lease.id, message);
-        sending.deadline = deadline.unwrap_or(sending.deadline);
+        if let Some(timeout) = timeout {
+            let length = timeout.map_or(FOR_EVER, |timeout| timeout.saturating_add(MARGIN));
+            sending.deadline = self.ticks.saturating_add(length);
+        }
         let Sending { deadline, .. } = sending;
         if let Some(entry) = self.connections.get_mut(lease.id.slot).filter(|entry| entry.serial == lease.id.serial) {
             entry.connection.send(sending, request, &mut self.pool);
@@ -346,6 +379,11 @@ impl Upstream {
             }
             return;
         }
+        if entry.holder.as_ref().is_some_and(|holder| holder.returned && ticks.saturating_sub(holder.since) > MARGIN) {
+            // The answer to its CLIENT UNBLOCK is lost.
+            self.close_lease(id);
+            return;
+        }
         let overdue = entry.connection.take_overdue(ticks);
         if overdue.is_empty() {
             return;
@@ -358,6 +396,66 @@ impl Upstream {
         clients.flush(&[]);
         // What comes after it would answer the wrong question.
         self.lose_lease(id, &Error::Silent, clients);
+    }
+
+    /// While clients wait for a connection to block on, those that have blocked for a while make room: their wait is ended
+    /// by CLIENT UNBLOCK, as if their time were up, and they stand in line again. So nothing is lost, and many share few.
+    pub(super) fn rotate_leases(&mut self, clients: &mut impl Replies) {
+        let waiting = self.shared.quota.blocked_out().div_ceil(self.shared.config.workers.max(1));
+        if waiting == 0 {
+            return;
+        }
+        let mut blocked = Vec::new();
+        let mut releasing = 0;
+        for (slot, entry) in &self.connections {
+            let Some(holder) = entry.holder.as_ref().filter(|holder| holder.slot.cause().blocks()) else { continue };
+            releasing += usize::from(holder.releasing);
+            if !holder.releasing && self.ticks.saturating_sub(holder.since) >= TURN {
+                blocked.push((holder.since, ConnectionId { slot, serial: entry.serial }));
+            }
+        }
+        blocked.sort_by_key(|(since, _)| *since);
+        for (_, id) in blocked.into_iter().take(waiting.saturating_sub(releasing)) {
+            self.release(id, clients);
+        }
+    }
+
+    /// Ends what a client waits for on its connection.
+    fn release(&mut self, id: ConnectionId, clients: &mut impl Replies) {
+        let Some(via) = self.least_busy() else { return };
+        let (ticks, serial) = (self.ticks, u32::try_from(id.serial & u64::from(u32::MAX)).unwrap_or_default());
+        let Some(entry) = self.entry(id) else { return };
+        let (Some(holder), Some(peer)) = (entry.holder.as_mut(), entry.connection.peer()) else { return };
+        let Some((request, deadline)) = entry.connection.only_request() else { return };
+        let number = peer.id.to_string();
+        holder.releasing = true;
+        let left = (deadline < FOR_EVER).then(|| TICK * deadline.saturating_sub(MARGIN).saturating_sub(ticks));
+        clients.rotate(holder.client, request, left);
+        let mut unblock = Vec::new();
+        let words: [&[u8]; 4] = [b"CLIENT", b"UNBLOCK", number.as_bytes(), b"TIMEOUT"];
+        inline::encode(words.into_iter(), &mut unblock);
+        let client = ClientKey::of_release(serial);
+        self.send(via, Message { client, traits: Traits::default(), since: None, after: 0 }, &unblock);
+    }
+
+    /// A CLIENT UNBLOCK was answered.
+    pub(super) fn was_released(&mut self, serial: u32) {
+        let is_it = |entry: &Entry| entry.serial & u64::from(u32::MAX) == u64::from(serial);
+        let Some((slot, entry)) = self.connections.iter_mut().find(|(_, entry)| is_it(entry)) else { return };
+        let id = ConnectionId { slot, serial: entry.serial };
+        let Some(holder) = entry.holder.as_mut() else { return };
+        holder.releasing = false;
+        if holder.returned {
+            self.take_back_lease(id);
+        }
+    }
+
+    /// The lanes' connection with the least to do.
+    fn least_busy(&self) -> Option<ConnectionId> {
+        let serves = |entry: &&Entry| entry.usage != Use::Lease && entry.connection.has_room();
+        let lanes = self.connections.iter().filter(|(_, entry)| serves(entry) && !entry.connection.is_sidelined());
+        let least = lanes.min_by_key(|(_, entry)| entry.connection.in_flight());
+        least.map(|(slot, entry)| ConnectionId { slot, serial: entry.serial })
     }
 
     /// True if a connection is a lease, held or idle.

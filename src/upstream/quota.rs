@@ -8,6 +8,7 @@
 //! Who finds none free waits in one queue, first come, first served among those that the same slot would suit.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Clients that may wait for a lease at once, over the whole process.
@@ -50,7 +51,8 @@ impl Cause {
         }
     }
 
-    fn blocks(self) -> bool {
+    /// Whether such a lease waits for other clients, perhaps for ever.
+    pub(crate) fn blocks(self) -> bool {
         self == Self::Blocking
     }
 }
@@ -61,6 +63,8 @@ pub(crate) struct Quota {
     total: usize,
     blocking: usize,
     state: Mutex<State>,
+    /// Those in the queue that would block, to be looked at without the lock.
+    blocked_out: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -94,7 +98,12 @@ impl Quota {
     /// The slots of a pool of that size, shared by so many workers.
     pub(crate) fn new(pool_size: usize, workers: usize) -> Arc<Self> {
         let total = pool_size.saturating_sub(2 * workers);
-        Arc::new(Self { total, blocking: total.saturating_sub((total / 4).max(1)), state: Mutex::default() })
+        Arc::new(Self {
+            total,
+            blocking: total.saturating_sub((total / 4).max(1)),
+            state: Mutex::default(),
+            blocked_out: AtomicUsize::new(0),
+        })
     }
 
     /// A slot, if one is free.
@@ -117,6 +126,7 @@ impl Quota {
                 Some(slot) => (number, slot),
                 None => {
                     state.queue.push_back(Waiting { ticket: number, cause, deliver });
+                    self.count(&state);
                     return Some(Ticket { quota: Arc::clone(self), number });
                 }
             }
@@ -127,7 +137,7 @@ impl Quota {
 
     /// Clients that block and wait for their slot.
     pub(crate) fn blocked_out(&self) -> usize {
-        self.lock().queue.iter().filter(|waiting| waiting.cause.blocks()).count()
+        self.blocked_out.load(Ordering::Relaxed)
     }
 
     /// How many are held for each cause, for people: `blocking=14 watch=2`.
@@ -135,6 +145,11 @@ impl Quota {
         let state = self.lock();
         let held = Cause::ALL.iter().zip(state.held).filter(|(_, held)| *held > 0);
         held.map(|(cause, held)| format!("{}={held}", cause.name())).collect::<Vec<_>>().join(" ")
+    }
+
+    fn count(&self, state: &State) {
+        let blocked_out = state.queue.iter().filter(|waiting| waiting.cause.blocks()).count();
+        self.blocked_out.store(blocked_out, Ordering::Relaxed);
     }
 
     fn take(self: &Arc<Self>, state: &mut State, cause: Cause) -> Option<Slot> {
@@ -155,7 +170,9 @@ impl Quota {
             let causes: Vec<Cause> = state.queue.iter().map(|waiting| waiting.cause).collect();
             let first =
                 causes.iter().enumerate().find_map(|(place, cause)| Some((place, self.take(&mut state, *cause)?)));
-            first.and_then(|(place, slot)| Some((state.queue.remove(place)?, slot)))
+            let served = first.and_then(|(place, slot)| Some((state.queue.remove(place)?, slot)));
+            self.count(&state);
+            served
         };
         // Outside the lock: a delivery that finds its client gone drops the slot, which comes back here.
         if let Some((waiting, slot)) = served {
@@ -166,6 +183,13 @@ impl Quota {
     /// Nothing that runs under the lock can panic half-way, so a poisoned lock still guards good data.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Slot {
+    /// What it is held for.
+    pub(crate) fn cause(&self) -> Cause {
+        self.cause
     }
 }
 
@@ -181,6 +205,7 @@ impl Drop for Ticket {
         let mut state = self.quota.lock();
         let place = state.queue.iter().position(|waiting| waiting.ticket == number);
         let gone = place.and_then(|place| state.queue.remove(place));
+        self.quota.count(&state);
         drop(state);
         drop(gone);
     }

@@ -72,6 +72,7 @@ impl Upstream {
             self.listen(id, clients);
         }
         self.report();
+        self.remind_lessees();
         if !failed {
             self.widen();
         }

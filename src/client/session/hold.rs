@@ -19,14 +19,11 @@ use crate::command::route::{self, Local, Manner, Route, Transaction};
 use crate::command::table;
 use crate::resp::build;
 use crate::resp::inline;
-use crate::resp::request::Args;
+use crate::resp::request::{Args, RequestScanner};
 use crate::upstream::{Cause, Error, Lease, LeaseWant, Leased, Message, Protocol, Traits, Upstream};
 
 /// How long a client waits for a lease, in ticks of 100 ms, unless its command says how long it is ready to wait.
 const PATIENCE: u32 = 10;
-
-/// What a blocking command may take beyond its own timeout until the connection counts as lost, in ticks of 100 ms.
-const MARGIN: u32 = 50;
 
 /// For ever, in ticks.
 const FOR_EVER: u32 = u32::MAX / 2;
@@ -44,6 +41,8 @@ pub(super) struct Hold {
     alone: Option<Alone>,
     /// Everything that comes is for the client, whatever was asked.
     streams: bool,
+    /// What it waits for ends soon, as if its time were up, and is to be asked for again: this.
+    again: Option<Vec<u8>>,
 }
 
 /// A request that goes alone.
@@ -63,8 +62,10 @@ impl Hold {
         !(self.watching || self.in_multi || self.pinned || self.streams)
     }
 
-    /// Learns from a reply to the request that went alone.
-    pub(super) fn observe(&mut self, reply: &[u8]) {
+    /// Learns from a reply to the request that went alone. Returns what is to be asked again, instead of passing on the
+    /// reply.
+    pub(super) fn observe(&mut self, reply: &[u8]) -> Option<Vec<u8>> {
+        let again = self.again.take().filter(|_| [b"*-1\r\n".as_slice(), b"$-1\r\n", b"_\r\n"].contains(&reply));
         match self.alone.take() {
             Some(Alone::Unknown) => {
                 let refused =
@@ -76,6 +77,7 @@ impl Hold {
             Some(Alone::Monitor) if reply.starts_with(b"-") => self.streams = false,
             Some(Alone::Monitor | Alone::Blocking) | None => {}
         }
+        again
     }
 }
 
@@ -98,6 +100,22 @@ impl Session {
     /// True while the client's leaving is to be noticed at once, though nothing more is taken from it.
     pub(super) fn is_attentive(&self) -> bool {
         self.leasing || self.hold.as_ref().is_some_and(|hold| hold.alone.is_some())
+    }
+
+    /// Others wait for its connection: it stands in line again when it hears that its time is up.
+    pub(in crate::client) fn rotate(&mut self, request: Vec<u8>, left: Option<Duration>) {
+        let Some(hold) = self.hold.as_mut().filter(|hold| hold.alone == Some(Alone::Blocking)) else { return };
+        let shortened = timeout_of(&request).zip(left).map(|(timeout, left)| with_timeout(&request, timeout, left));
+        hold.again = Some(shortened.unwrap_or(request));
+    }
+
+    /// Puts a request before those that wait.
+    pub(super) fn take_back(&mut self, request: Vec<u8>, env: &Env) {
+        let before = self.input.capacity();
+        let rest = self.input.get(self.position..).unwrap_or_default();
+        self.input = [request.as_slice(), rest].concat();
+        (self.position, self.starving, self.scanner) = (0, false, RequestScanner::default());
+        env.pool.memory().resized(before, self.input.capacity());
     }
 
     /// The connection is gone, and what was on it.
@@ -153,6 +171,7 @@ impl Session {
                     pinned: false,
                     alone: None,
                     streams: false,
+                    again: None,
                 }));
                 self.shorten(name, frame, route, timeout, waited, turn)
             }
@@ -185,10 +204,7 @@ impl Session {
         let Some((timeout, length)) = timeout.filter(|_| waited > 0).and_then(|it| Some((it, it.length?))) else {
             return self.over_lease(name, frame, route, turn);
         };
-        let left = timeout.text(length.saturating_sub(Duration::from_millis(100) * waited));
-        let mut shortened = Vec::with_capacity(frame.len() + left.len());
-        let args = Args::new(frame).enumerate();
-        inline::encode(args.map(|(at, arg)| if at == timeout.at { left.as_bytes() } else { arg }), &mut shortened);
+        let shortened = with_timeout(frame, timeout, length.saturating_sub(Duration::from_millis(100) * waited));
         self.over_lease(name, &shortened, route, turn)
     }
 
@@ -260,17 +276,12 @@ impl Session {
         }
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
         hold.alone = alone;
-        let mut deadline = None;
         match route {
             Route::Local(_) => return self.local_beside(frame, route, turn),
             Route::Subscription(_) | Route::Refused => return self.without_lease(name, frame, route, turn),
             Route::Transaction(Transaction::Watch) => hold.watching = true,
             Route::Transaction(Transaction::Unwatch) => hold.watching = false,
             Route::Transaction(Transaction::Multi) => hold.in_multi = true,
-            Route::Leased(route::Cause::Blocking) => {
-                let length = |timeout: Timeout| timeout.length.map_or(FOR_EVER, |length| ticks(length) + MARGIN);
-                deadline = timeout.map(|timeout| turn.upstream.ticks().saturating_add(length(timeout)));
-            }
             Route::Leased(route::Cause::Monitor) => {
                 hold.streams = true;
                 turn.upstream.open_stream(&hold.lease);
@@ -278,11 +289,12 @@ impl Session {
             Route::Leased(route::Cause::ClientState | route::Cause::Unknown | route::Cause::UnknownSubcommand) => {
                 hold.pinned = true
             }
-            Route::Leased(route::Cause::Administration)
+            Route::Leased(route::Cause::Administration | route::Cause::Blocking)
             | Route::Transaction(Transaction::Exec | Transaction::Discard)
             | Route::Shared(_) => {}
         }
-        self.send_over_lease(frame, manner(route), deadline, turn)
+        let timeout = timeout.map(|timeout| timeout.length.map(ticks));
+        self.send_over_lease(frame, manner(route), timeout, turn)
     }
 
     /// Waits for what is before it on the same connection, for as long as that takes.
@@ -307,7 +319,7 @@ impl Session {
         &mut self,
         frame: &[u8],
         manner: Manner,
-        deadline: Option<u32>,
+        timeout: Option<Option<u32>>,
         turn: &mut Turn<'_, '_>,
     ) -> Step {
         let Some(hold) = &self.hold else { return Step::Done };
@@ -318,7 +330,7 @@ impl Session {
         let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
         let message = Message { client: self.key, traits, since: None, after };
         self.replies.forward();
-        self.due = turn.upstream.send_leased(&hold.lease, message, deadline, frame);
+        self.due = turn.upstream.send_leased(&hold.lease, message, timeout, frame);
         self.since = None;
         Step::Done
     }
@@ -385,6 +397,15 @@ fn cause_of(route: Route) -> Cause {
 /// What matters of a request on its way.
 fn manner(route: Route) -> Manner {
     if let Route::Shared(manner) = route { manner } else { Manner::default() }
+}
+
+/// The same request with so much time left.
+fn with_timeout(frame: &[u8], timeout: Timeout, left: Duration) -> Vec<u8> {
+    let left = timeout.text(left);
+    let mut shortened = Vec::with_capacity(frame.len() + left.len());
+    let args = Args::new(frame).enumerate();
+    inline::encode(args.map(|(at, arg)| if at == timeout.at { left.as_bytes() } else { arg }), &mut shortened);
+    shortened
 }
 
 fn timeout_of(frame: &[u8]) -> Option<Timeout> {

@@ -43,8 +43,13 @@ impl Session {
         if range.len() >= BULK_ITEM {
             self.count_bulk(range.len(), env.tick);
         }
-        if complete && let Some(hold) = &mut self.hold {
-            hold.observe(buffer.get(range.clone()).unwrap_or_default());
+        let mut muted = muted;
+        if complete
+            && let Some(hold) = &mut self.hold
+            && let Some(again) = hold.observe(buffer.get(range.clone()).unwrap_or_default())
+        {
+            self.take_back(again, env);
+            muted = true;
         }
         self.append(muted, buffer, range, env);
         self.half_delivered = !complete;

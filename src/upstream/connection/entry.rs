@@ -2,6 +2,7 @@
 //! it.
 
 use std::ops::Range;
+use std::time::Duration;
 
 use super::Failure;
 use super::View;
@@ -17,7 +18,7 @@ pub(crate) struct ClientKey {
 }
 
 /// From here on slots are our own.
-const OURS: u32 = u32::MAX - 3;
+const OURS: u32 = u32::MAX - 4;
 
 impl ClientKey {
     /// Nobody: PINGs, and tombstones of requests that were answered here.
@@ -27,6 +28,16 @@ impl ClientKey {
 
     /// Ourselves: a PING that asks for a sign of life.
     pub(crate) const PROOF: Self = Self { slot: OURS + 3, generation: 0 };
+
+    /// A CLIENT UNBLOCK of the leased connection of that serial.
+    pub(crate) fn of_release(serial: u32) -> Self {
+        Self { slot: OURS + 4, generation: serial }
+    }
+
+    /// The serial of the connection that a CLIENT UNBLOCK is about.
+    pub(crate) fn release(self) -> Option<u32> {
+        (self.slot == OURS + 4).then_some(self.generation)
+    }
 
     /// A fence, by its serial.
     pub(crate) fn of_fence(serial: u32) -> Self {
@@ -171,6 +182,9 @@ pub(crate) trait Replies {
     /// Takes `buffer[range]`, the next bytes of a message that this client did not ask for; otherwise as
     /// [`Replies::deliver`].
     fn push(&mut self, client: ClientKey, buffer: &[u8], range: Range<usize>, complete: bool);
+    /// What this client waits for on its own connection is about to be ended there, as if its time were up, because others
+    /// wait for the connection. It is to be asked again: `request`, with so much time left, or for ever.
+    fn rotate(&mut self, client: ClientKey, request: Vec<u8>, left: Option<Duration>);
     /// The connection that this client had for itself is gone, and what it left there with it.
     fn bereave(&mut self, client: ClientKey);
     /// All that this client waited for was answered, but the server may still run some of it: its next request goes to the
