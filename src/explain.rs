@@ -139,6 +139,9 @@ fn where_to(route: Route) -> &'static str {
         Route::Leased(Cause::ClientState) => {
             "over a connection of its own, which the client keeps: it sets something there. RESET gives it back."
         }
+        Route::Leased(Cause::Replication) => {
+            "over a connection of its own until it is answered; it waits for all that was written before it."
+        }
         Route::Leased(Cause::Monitor) => "over a connection of its own, which the client keeps. RESET ends it.",
         Route::Leased(Cause::Unknown | Cause::UnknownSubcommand) => {
             "over a connection of its own, which the client keeps if Redis knows it: it may set anything there."

@@ -266,10 +266,8 @@ impl Replies for Clients {
         }
     }
 
-    fn rotate(&mut self, client: ClientKey, request: Vec<u8>, left: Option<Duration>) {
-        if let Some(session) = find(&mut self.sessions, client) {
-            session.rotate(request, left);
-        }
+    fn rotate(&mut self, client: ClientKey, request: Vec<u8>, left: Option<Duration>) -> bool {
+        find(&mut self.sessions, client).is_some_and(|session| session.rotate(request, left))
     }
 
     fn bereave(&mut self, client: ClientKey) {

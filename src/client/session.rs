@@ -115,6 +115,8 @@ pub(super) struct Session {
     hold: Option<Box<Hold>>,
     /// It waits for one.
     leasing: bool,
+    /// [`Upstream::losses`] when it last sent something that may have written.
+    wrote: Option<u32>,
     /// It gets the error while Redis cannot be asked, and never an empty answer.
     strict: bool,
     scanner: RequestScanner,
@@ -166,6 +168,7 @@ impl Session {
             blocked: false,
             hold: None,
             leasing: false,
+            wrote: None,
             strict,
             scanner: RequestScanner::default(),
             input: Vec::new(),
@@ -413,6 +416,9 @@ impl Session {
                 let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
                 let message = Message { client: self.key, traits, since: self.since, after };
                 self.bound = Some(id);
+                if !manner.repeatable {
+                    self.wrote = Some(turn.upstream.losses());
+                }
                 self.replies.forward();
                 if frame.len() >= OWN_BUFFER {
                     return Step::Large { id, message };

@@ -96,6 +96,8 @@ pub enum Cause {
     ClientState,
     /// It turns the connection into a stream of everybody's commands.
     Monitor,
+    /// It waits for replicas, or for the disk, to have what was written.
+    Replication,
     /// The command is not in the table.
     Unknown,
     /// The subcommand is not in the table.
@@ -145,6 +147,8 @@ const NAMED: &[(&str, Route)] = &[
     ("sync", Route::Refused),
     ("unsubscribe", Route::Subscription(Subscription::Unsubscribe)),
     ("unwatch", Route::Transaction(Transaction::Unwatch)),
+    ("wait", Route::Leased(Cause::Replication)),
+    ("waitaof", Route::Leased(Cause::Replication)),
     ("watch", Route::Transaction(Transaction::Watch)),
 ];
 
@@ -253,6 +257,7 @@ mod tests {
         assert_eq!(of("WATCH k"), Route::Transaction(Transaction::Watch));
         assert_eq!(of("CLIENT TRACKING ON"), Route::Leased(Cause::ClientState));
         assert_eq!(of("MONITOR"), Route::Leased(Cause::Monitor));
+        assert_eq!(of("WAIT 1 0"), Route::Leased(Cause::Replication));
         assert_eq!(of("CLIENT LIST"), Route::Leased(Cause::Administration));
         assert_eq!(of("SYNC"), Route::Refused);
         assert_eq!(of("NOSUCH x"), Route::Leased(Cause::Unknown));

@@ -290,6 +290,13 @@ impl Upstream {
         self.entry(lease.id).into_iter().for_each(|entry| entry.name = name.into());
     }
 
+    /// Has the server note, for WAIT on this connection, how far the stream to its replicas has come: it does so after every
+    /// command. (`processCommand` in Redis sets `woff`, the offset that WAIT waits for.)
+    pub(crate) fn mark_offset(&mut self, lease: &Lease) {
+        let message = Message { client: ClientKey::NOBODY, traits: Traits::default(), since: None, after: 0 };
+        self.send(lease.id, message, super::PING);
+    }
+
     /// What comes over the connection of a lease from its next reply on is a stream.
     pub(crate) fn open_stream(&mut self, lease: &Lease) {
         self.connection(lease.id).into_iter().for_each(Connection::open_stream);
@@ -346,6 +353,7 @@ impl Upstream {
         let served = entry.connection.has_served();
         let (taken, _) = entry.connection.close(&mut self.pool);
         self.doubt_server();
+        self.losses = self.losses.wrapping_add(1);
         match &holder {
             Some(_) => tracing::info!(%error, in_flight = taken.len(), "lost a leased upstream connection"),
             None => tracing::debug!(%error, "lost an idle upstream connection"),
@@ -428,9 +436,11 @@ impl Upstream {
         let (Some(holder), Some(peer)) = (entry.holder.as_mut(), entry.connection.peer()) else { return };
         let Some((request, deadline)) = entry.connection.only_request() else { return };
         let number = peer.id.to_string();
-        holder.releasing = true;
         let left = (deadline < FOR_EVER).then(|| TICK * deadline.saturating_sub(MARGIN).saturating_sub(ticks));
-        clients.rotate(holder.client, request, left);
+        if !clients.rotate(holder.client, request, left) {
+            return;
+        }
+        holder.releasing = true;
         let mut unblock = Vec::new();
         let words: [&[u8]; 4] = [b"CLIENT", b"UNBLOCK", number.as_bytes(), b"TIMEOUT"];
         inline::encode(words.into_iter(), &mut unblock);

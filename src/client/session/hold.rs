@@ -20,7 +20,9 @@ use crate::command::table;
 use crate::resp::build;
 use crate::resp::inline;
 use crate::resp::request::{Args, RequestScanner};
-use crate::upstream::{Cause, Error, Lease, LeaseWant, Leased, Message, Protocol, Traits, Upstream};
+use crate::upstream::{
+    Cause, Error, Failure, Lease, LeaseWant, Leased, Message, Outcome, Protocol, Traits, Upstream, Why,
+};
 
 /// How long a client waits for a lease, in ticks of 100 ms, unless its command says how long it is ready to wait.
 const PATIENCE: u32 = 10;
@@ -50,6 +52,8 @@ pub(super) struct Hold {
 enum Alone {
     /// It waits for others, or may.
     Blocking,
+    /// It waits for replicas, or for the disk.
+    Replication,
     /// Nobody knows it; if the server does not either, nothing was left behind.
     Unknown,
     /// The connection becomes a stream, if the server agrees.
@@ -75,7 +79,7 @@ impl Hold {
                 }
             }
             Some(Alone::Monitor) if reply.starts_with(b"-") => self.streams = false,
-            Some(Alone::Monitor | Alone::Blocking) | None => {}
+            Some(Alone::Monitor | Alone::Blocking | Alone::Replication) | None => {}
         }
         again
     }
@@ -103,10 +107,11 @@ impl Session {
     }
 
     /// Others wait for its connection: it stands in line again when it hears that its time is up.
-    pub(in crate::client) fn rotate(&mut self, request: Vec<u8>, left: Option<Duration>) {
-        let Some(hold) = self.hold.as_mut().filter(|hold| hold.alone == Some(Alone::Blocking)) else { return };
+    pub(in crate::client) fn rotate(&mut self, request: Vec<u8>, left: Option<Duration>) -> bool {
+        let Some(hold) = self.hold.as_mut().filter(|hold| hold.alone == Some(Alone::Blocking)) else { return false };
         let shortened = timeout_of(&request).zip(left).map(|(timeout, left)| with_timeout(&request, timeout, left));
         hold.again = Some(shortened.unwrap_or(request));
+        true
     }
 
     /// Puts a request before those that wait.
@@ -146,6 +151,9 @@ impl Session {
     pub(super) fn over_new_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         let cause = cause_of(route);
         let timeout = if cause == Cause::Blocking { timeout_of(frame) } else { None };
+        if let Some(step) = self.lost_what_it_wrote(route, turn) {
+            return step;
+        }
         let limit = match timeout {
             Some(Timeout { length, .. }) => length.map_or(FOR_EVER, ticks),
             None => PATIENCE,
@@ -191,6 +199,16 @@ impl Session {
         }
     }
 
+    /// WAIT concerns what its client wrote. If a connection was lost since, nobody knows where that is.
+    fn lost_what_it_wrote(&mut self, route: Route, turn: &mut Turn<'_, '_>) -> Option<Step> {
+        let lost = self.wrote.is_some_and(|then| then != turn.upstream.losses());
+        if route != Route::Leased(route::Cause::Replication) || !lost {
+            return None;
+        }
+        let failure = Failure { outcome: Outcome::Unknown, why: Why::Lost };
+        Some(self.answer_with(turn.env, |out| build::error(failure.text(), out)))
+    }
+
     /// Sends a request that has waited for its lease; the time it waited is not to be waited again.
     fn shorten(
         &mut self,
@@ -216,8 +234,13 @@ impl Session {
         }
         // As if nobody had served it in its own time.
         let resp3 = self.state.protocol == Protocol::Resp3;
-        let single = [b"blmove".as_slice(), b"brpoplpush"].iter().any(|single| name.eq_ignore_ascii_case(single));
-        self.answer_with(turn.env, |out| if single { build::nil(resp3, out) } else { build::nil_array(resp3, out) })
+        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
+        self.answer_with(turn.env, |out| match () {
+            () if is("blmove") || is("brpoplpush") => build::nil(resp3, out),
+            () if is("wait") => build::integer(0, out),
+            () if is("waitaof") => out.extend_from_slice(b"*2\r\n:0\r\n:0\r\n"),
+            () => build::nil_array(resp3, out),
+        })
     }
 
     /// A request of a client that holds a lease.
@@ -261,11 +284,12 @@ impl Session {
     /// A request of a client that holds a lease and has no MULTI open there.
     fn outside_multi(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         let timeout = match route {
-            Route::Leased(route::Cause::Blocking) => timeout_of(frame),
+            Route::Leased(route::Cause::Blocking | route::Cause::Replication) => timeout_of(frame),
             _ => None,
         };
         let alone = match route {
             Route::Leased(route::Cause::Blocking) => timeout.map(|_| Alone::Blocking),
+            Route::Leased(route::Cause::Replication) => timeout.map(|_| Alone::Replication),
             Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => Some(Alone::Unknown),
             Route::Leased(route::Cause::Monitor) => Some(Alone::Monitor),
             _ => None,
@@ -279,6 +303,7 @@ impl Session {
         match route {
             Route::Local(_) => return self.local_beside(frame, route, turn),
             Route::Subscription(_) | Route::Refused => return self.without_lease(name, frame, route, turn),
+            Route::Leased(route::Cause::Replication) => turn.upstream.mark_offset(&hold.lease),
             Route::Transaction(Transaction::Watch) => hold.watching = true,
             Route::Transaction(Transaction::Unwatch) => hold.watching = false,
             Route::Transaction(Transaction::Multi) => hold.in_multi = true,
@@ -323,6 +348,9 @@ impl Session {
         turn: &mut Turn<'_, '_>,
     ) -> Step {
         let Some(hold) = &self.hold else { return Step::Done };
+        if !manner.repeatable {
+            self.wrote = Some(turn.upstream.losses());
+        }
         let traits = Traits::new(manner.slow, manner.repeatable && !hold.in_multi, manner.script)
             .muted(self.state.mutes_next())
             .queued(hold.in_multi)
@@ -381,7 +409,7 @@ impl Session {
 /// What metrics and the bound on leases call the reason.
 fn cause_of(route: Route) -> Cause {
     match route {
-        Route::Leased(route::Cause::Blocking) => Cause::Blocking,
+        Route::Leased(route::Cause::Blocking | route::Cause::Replication) => Cause::Blocking,
         Route::Leased(route::Cause::Monitor) => Cause::Monitor,
         Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => Cause::Unknown,
         Route::Transaction(Transaction::Watch) => Cause::Watch,

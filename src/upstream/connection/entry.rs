@@ -183,8 +183,9 @@ pub(crate) trait Replies {
     /// [`Replies::deliver`].
     fn push(&mut self, client: ClientKey, buffer: &[u8], range: Range<usize>, complete: bool);
     /// What this client waits for on its own connection is about to be ended there, as if its time were up, because others
-    /// wait for the connection. It is to be asked again: `request`, with so much time left, or for ever.
-    fn rotate(&mut self, client: ClientKey, request: Vec<u8>, left: Option<Duration>);
+    /// wait for the connection. It is to be asked again: `request`, with so much time left, or for ever. False if that
+    /// cannot be.
+    fn rotate(&mut self, client: ClientKey, request: Vec<u8>, left: Option<Duration>) -> bool;
     /// The connection that this client had for itself is gone, and what it left there with it.
     fn bereave(&mut self, client: ClientKey);
     /// All that this client waited for was answered, but the server may still run some of it: its next request goes to the
