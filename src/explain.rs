@@ -316,7 +316,7 @@ mod tests {
     #[test]
     fn what_redis_would_refuse_is_said_to_be_wrong() {
         let plain = Policy::default();
-        has("NOSUCH k", &plain, &["UNKNOWN: NOSUCH is no command", "never sent"]);
+        has("NOSUCH k", &plain, &["UNKNOWN: NOSUCH is no command", "a connection of its own"]);
         has("CLIENT NOSUCH", &plain, &["NOSUCH is no subcommand"]);
         has("GET", &plain, &["WRONG: GET wants exactly 2 words, this has 1."]);
         has("OBJECT ENCODING", &plain, &["WRONG: OBJECT ENCODING wants exactly 3 words"]);

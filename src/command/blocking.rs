@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::keys::is;
+use super::keys::place_of_block;
 use super::table::Command;
 
 /// What a request says about its time.
@@ -45,9 +45,7 @@ pub fn timeout<'a>(command: &Command, args: impl Iterator<Item = &'a [u8]> + Clo
         "blmovem" => (5, Unit::Seconds),
         "wait" => (2, Unit::Milliseconds),
         "waitaof" => (3, Unit::Milliseconds),
-        "xread" | "xreadgroup" | "ts.read" => {
-            (args.clone().position(|arg| is(arg, b"block"))?.checked_add(1)?, Unit::Milliseconds)
-        }
+        "xread" | "xreadgroup" | "ts.read" => (place_of_block(command, args.clone())?, Unit::Milliseconds),
         // It stands last in the commands of lists and sorted sets.
         _ => (count.checked_sub(1)?, Unit::Seconds),
     };
@@ -80,6 +78,7 @@ mod tests {
         assert_eq!(of("BZPOPMIN a 2"), Some((2, Some(2000))));
         assert_eq!(of("XREAD COUNT 1 BLOCK 250 STREAMS s $"), Some((4, Some(250))));
         assert_eq!(of("XREADGROUP GROUP g c BLOCK 0 STREAMS s >"), Some((5, None)));
+        assert_eq!(of("XREADGROUP GROUP block c BLOCK 7 STREAMS block >"), Some((5, Some(7))));
         assert_eq!(of("WAIT 1 100"), Some((2, Some(100))));
     }
 

@@ -56,6 +56,16 @@ pub fn asks_to_block<'a>(command: &Command, args: impl Iterator<Item = &'a [u8]>
     }
 }
 
+/// Where the argument of the option `BLOCK` stands; the name is argument 0.
+pub(super) fn place_of_block<'a>(command: &Command, args: impl Iterator<Item = &'a [u8]> + Clone) -> Option<usize> {
+    let own_key = usize::from(command.keys != Keys::Streams);
+    let count = args.clone().count();
+    let mut options = Options { args: args.skip(1 + own_key), known: STREAM_OPTIONS };
+    options.by_ref().take_while(|option| !is(option, b"streams")).find(|option| is(option, b"block"))?;
+    // What was asked for last, and its argument, are behind us.
+    count.checked_sub(options.args.count() + 1)
+}
+
 /// An option and how many arguments of its own it takes.
 type Known = (&'static [u8], usize);
 

@@ -16,6 +16,7 @@ use super::connection::{ClientKey, Connection, Replies, Sending, Traits};
 use super::error::{Error, Why};
 use super::lane::{ConnectionId, LaneId, Use};
 use super::quota::{Cause, Slot, Ticket};
+use super::supervisor::Link;
 use super::{Entry, Event, Message, TICK, Upstream};
 use crate::resp::inline;
 
@@ -47,7 +48,8 @@ pub(crate) enum Leased {
     /// Here it is.
     Ready(Lease),
     /// Not now; the waker is called when asking again makes sense. Ask with the same client, or [`Upstream::renounce`].
-    Wait,
+    /// Whether too many are held, so that somebody must give one back, or only the connection is missing.
+    Wait { crowded: bool },
     /// None is to be had now.
     Unavailable(Error),
 }
@@ -122,17 +124,19 @@ impl Upstream {
         };
         let has_slot = |waiter: &&Waiter| matches!(waiter.turn, Turn::Come(_));
         if self.leases.waiting.get(place).filter(has_slot).is_none() {
-            return Leased::Wait;
+            return Leased::Wait { crowded: true };
         }
         if let Some(id) = self.idle_lease(want.lane) {
-            let Waiter { turn: Turn::Come(slot), .. } = self.leases.waiting.remove(place) else { return Leased::Wait };
+            let Waiter { turn: Turn::Come(slot), .. } = self.leases.waiting.remove(place) else {
+                return Leased::Wait { crowded: true };
+            };
             return Leased::Ready(self.lend(id, want.client, slot));
         }
         if self.leases.waiting.iter().filter(has_slot).count() > self.leases.asked {
             self.leases.asked += 1;
             self.obtain(want.lane, Use::Lease);
         }
-        Leased::Wait
+        Leased::Wait { crowded: false }
     }
 
     /// Whether there is any use in waiting.
@@ -146,7 +150,8 @@ impl Upstream {
         if let Some((error, _)) = failure.filter(|(_, until)| self.now < *until) {
             return Err(error);
         }
-        if !self.shared.is_worth_waiting(self.now) {
+        // The first second after an outage has room for one connection; the lease's comes right after.
+        if self.shared.link() != Link::Recovering && !self.shared.is_worth_waiting(self.now) {
             self.demand = Some(want.lane);
             self.shared.demand(self.worker);
             return Err(Error::Closed);

@@ -232,7 +232,7 @@ fn judge(proxy: &Proxy, line: &str) {
         // The one last seen, and there was none.
         (Route::Shared { .. }, _) => assert_unavailable(&reply, line),
         (Route::Local(_), _) => {}
-        (Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_), _) => {
+        (Route::Leased(_) | Route::Refused | Route::Subscription(_) | Route::Transaction(_), _) => {
             assert_eq!(reply[0], b'-', "{line}: {}", reply.escape_ascii());
         }
     }

@@ -23,6 +23,7 @@ mod command_table;
 mod degraded;
 mod differential;
 mod explain;
+mod leases;
 mod libraries;
 mod order;
 mod outage;

@@ -39,6 +39,8 @@ pub(super) struct Hold {
     in_multi: bool,
     /// Something was left behind: it is closed in the end.
     pinned: bool,
+    /// That is to be assumed until a reply says otherwise.
+    presumed: bool,
     /// The request under way goes alone.
     alone: Option<Alone>,
     /// Everything that comes is for the client, whatever was asked.
@@ -63,7 +65,15 @@ enum Alone {
 impl Hold {
     /// True if nothing keeps it but what is unanswered.
     fn is_over(&self) -> bool {
-        !(self.watching || self.in_multi || self.pinned || self.streams)
+        !(self.watching || self.in_multi || self.pinned || self.presumed || self.streams)
+    }
+
+    /// The next request goes alone.
+    fn learns(&mut self, alone: Alone) {
+        self.alone = Some(alone);
+        self.streams |= alone == Alone::Monitor;
+        // Unless its reply says otherwise.
+        self.presumed = alone == Alone::Unknown;
     }
 
     /// Learns from a reply to the request that went alone. Returns what is to be asked again, instead of passing on the
@@ -74,9 +84,8 @@ impl Hold {
             Some(Alone::Unknown) => {
                 let refused =
                     |words: &[u8]| reply.get(..words.len()).is_some_and(|start| start.eq_ignore_ascii_case(words));
-                if refused(b"-ERR unknown command") || refused(b"-ERR unknown subcommand") {
-                    self.pinned = false;
-                }
+                self.pinned |= !(refused(b"-ERR unknown command") || refused(b"-ERR unknown subcommand"));
+                self.presumed = false;
             }
             Some(Alone::Monitor) if reply.starts_with(b"-") => self.streams = false,
             Some(Alone::Monitor | Alone::Blocking | Alone::Replication) | None => {}
@@ -154,10 +163,6 @@ impl Session {
         if let Some(step) = self.lost_what_it_wrote(route, turn) {
             return step;
         }
-        let limit = match timeout {
-            Some(Timeout { length, .. }) => length.map_or(FOR_EVER, ticks),
-            None => PATIENCE,
-        };
         if self.replies.forwarded() > 0 {
             // A change of connection is a barrier.
             self.wake_at = Some(0);
@@ -177,17 +182,23 @@ impl Session {
                     watching: false,
                     in_multi: false,
                     pinned: false,
+                    presumed: false,
                     alone: None,
                     streams: false,
                     again: None,
                 }));
                 self.shorten(name, frame, route, timeout, waited, turn)
             }
-            Leased::Wait if self.may_wait_for(limit, turn) => {
-                self.leasing = true;
-                Step::Blocked
-            }
-            Leased::Wait => {
+            Leased::Wait { crowded } => {
+                let limit = match timeout {
+                    Some(Timeout { length, .. }) => length.map_or(FOR_EVER, ticks),
+                    None if crowded => PATIENCE,
+                    None => turn.upstream.limit(),
+                };
+                if self.may_wait_for(limit, turn) {
+                    self.leasing = true;
+                    return Step::Blocked;
+                }
                 turn.upstream.renounce(self.key);
                 (self.leasing, self.since) = (false, None);
                 self.gave_up(name, timeout, turn)
@@ -270,11 +281,18 @@ impl Session {
                 Route::Transaction(Transaction::Exec | Transaction::Discard) => {
                     (hold.in_multi, hold.watching) = (false, false);
                 }
-                // What it changes on the connection at EXEC is not known here.
-                Route::Local(_) | Route::Subscription(_) | Route::Leased(_) => {
-                    hold.pinned |= !matches!(route, Route::Leased(route::Cause::Blocking));
+                Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => {
+                    if self.replies.forwarded() > 0 {
+                        self.wake_at = Some(0);
+                        return self.stand_behind(turn);
+                    }
+                    hold.learns(Alone::Unknown);
                 }
-                Route::Shared(_) | Route::Transaction(_) | Route::Refused => {}
+                // What these change on the connection at EXEC is not known here.
+                Route::Local(_) | Route::Subscription(_) | Route::Leased(route::Cause::ClientState) => {
+                    hold.pinned = true;
+                }
+                Route::Leased(_) | Route::Shared(_) | Route::Transaction(_) | Route::Refused => {}
             }
             return self.send_over_lease(frame, manner(route), None, turn);
         }
@@ -299,7 +317,7 @@ impl Session {
             return self.stand_behind(turn);
         }
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
-        hold.alone = alone;
+        alone.into_iter().for_each(|alone| hold.learns(alone));
         match route {
             Route::Local(_) => return self.local_beside(frame, route, turn),
             Route::Subscription(_) | Route::Refused => return self.without_lease(name, frame, route, turn),
@@ -308,13 +326,15 @@ impl Session {
             Route::Transaction(Transaction::Unwatch) => hold.watching = false,
             Route::Transaction(Transaction::Multi) => hold.in_multi = true,
             Route::Leased(route::Cause::Monitor) => {
-                hold.streams = true;
                 turn.upstream.open_stream(&hold.lease);
             }
-            Route::Leased(route::Cause::ClientState | route::Cause::Unknown | route::Cause::UnknownSubcommand) => {
-                hold.pinned = true
-            }
-            Route::Leased(route::Cause::Administration | route::Cause::Blocking)
+            Route::Leased(route::Cause::ClientState) => hold.pinned = true,
+            Route::Leased(
+                route::Cause::Administration
+                | route::Cause::Blocking
+                | route::Cause::Unknown
+                | route::Cause::UnknownSubcommand,
+            )
             | Route::Transaction(Transaction::Exec | Transaction::Discard)
             | Route::Shared(_) => {}
         }

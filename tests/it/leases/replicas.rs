@@ -1,0 +1,65 @@
+//! WAIT: how many replicas have what its client wrote.
+
+use super::{PATIENCE, assert_none_is_lost, one_worker};
+use crate::support::{Client, Kind, Proxy, Server, is_direct, wait_until};
+use std::time::{Duration, Instant};
+
+/// A replica of `server` that is in step with it.
+fn replica_of(server: &Server, kind: Kind) -> Server {
+    let address = server.address();
+    let (host, port) = address.split_once(':').expect("host and port");
+    let replica = Server::start_with(kind, &["--replicaof", &format!("{host} {port}")]);
+    wait_until("the replica is in step", PATIENCE, || {
+        replica.info("replication").get("master_link_status").is_some_and(|status| status == "up")
+            && server.info_number("replication", "connected_slaves") == 1
+            && server.info("replication").get("slave0").is_some_and(|slave| slave.contains("state=online"))
+    });
+    replica
+}
+
+/// Writes and waits for one replica to have it; what WAIT said, and how long it took.
+fn write_and_wait(client: &mut Client, millis: u32) -> (String, Duration) {
+    assert_eq!(client.ask("INCR written").first(), Some(&b':'));
+    let start = Instant::now();
+    (client.frame(&format!("WAIT 1 {millis}")).as_text(), start.elapsed())
+}
+
+#[test]
+fn wait_counts_the_replicas_that_have_it() {
+    for kind in Kind::ALL {
+        let server = Server::start_with(kind, &["--repl-diskless-sync-delay", "0"]);
+        let replica = replica_of(&server, kind);
+        let proxy = one_worker(&server);
+        let mut client = proxy.connect();
+        for _ in 0..5 {
+            assert_eq!(write_and_wait(&mut client, 10_000).0, "1", "{}", kind.name());
+        }
+        // What others do on the shared connections makes no difference.
+        replica.freeze();
+        let (count, took) = write_and_wait(&mut client, 300);
+        assert_eq!(count, "0", "{}: the replica is frozen", kind.name());
+        assert!(took >= Duration::from_millis(250), "{took:?}");
+        replica.thaw();
+        assert_eq!(write_and_wait(&mut client, 10_000).0, "1", "{}: it goes on", kind.name());
+        assert_none_is_lost(&proxy, &server);
+    }
+}
+
+#[test]
+fn wait_says_that_nobody_knows_once_a_connection_was_lost() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::before(&server);
+    let mut client = proxy.connect();
+    assert_eq!(client.ask("SET k 1"), b"+OK\r\n");
+    assert_eq!(server.connect().ask("CLIENT KILL TYPE normal SKIPME yes").first(), Some(&b':'));
+    wait_until("it is noticed", PATIENCE, || {
+        proxy.logged("the upstream ended an idle connection") + proxy.logged("lost an upstream connection") > 0
+    });
+    let reply = client.ask("WAIT 0 100");
+    assert!(reply.starts_with(b"-INDETERMINATE "), "{}", reply.escape_ascii());
+    assert_eq!(client.ask("SET k 2"), b"+OK\r\n");
+    assert_eq!(client.ask("WAIT 0 100"), b":0\r\n");
+}

@@ -1,0 +1,130 @@
+//! Transactions that watch keys.
+
+use super::{LEASES, PATIENCE, assert_none_is_lost, one_worker, watching};
+use crate::support::{Client, Kind, Server, is_direct, wait_until};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// Adds 1 to a counter the way clients of Redis do it; tries until it succeeds.
+fn increment(client: &mut Client) {
+    loop {
+        assert_eq!(client.ask("WATCH counter"), b"+OK\r\n");
+        let seen = client.frame("GET counter").as_text().parse::<u64>().unwrap_or(0);
+        assert_eq!(client.ask("MULTI"), b"+OK\r\n");
+        assert_eq!(client.ask(&format!("SET counter {}", seen + 1)), b"+QUEUED\r\n");
+        match client.ask("EXEC").as_slice() {
+            b"*1\r\n+OK\r\n" => return,
+            b"*-1\r\n" | b"_\r\n" => {}
+            other => panic!("EXEC was answered {}", other.escape_ascii()),
+        }
+    }
+}
+
+#[test]
+fn no_increment_of_many_clients_is_lost() {
+    const CLIENTS: usize = 40;
+    const EACH: usize = 25;
+    for kind in Kind::ALL {
+        let server = Server::start(kind);
+        let proxy = one_worker(&server);
+        thread::scope(|scope| {
+            for number in 0..CLIENTS {
+                let mut client = proxy.connect();
+                scope.spawn(move || {
+                    if number % 2 == 1 {
+                        client.hello3();
+                    }
+                    (0..EACH).for_each(|_| increment(&mut client));
+                });
+            }
+        });
+        assert_eq!(server.connect().frame("GET counter").as_text(), (CLIENTS * EACH).to_string());
+        assert_none_is_lost(&proxy, &server);
+    }
+}
+
+#[test]
+fn who_finds_no_lease_is_told_after_a_second_and_served_when_there_is_one() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = one_worker(&server);
+    let mut holders = watching(&proxy, LEASES);
+    let mut late = proxy.connect();
+    let start = Instant::now();
+    let reply = late.ask("WATCH w");
+    assert!(reply.starts_with(b"-UNAVAILABLE "), "{}", reply.escape_ascii());
+    assert!((Duration::from_millis(800)..Duration::from_secs(4)).contains(&start.elapsed()), "{:?}", start.elapsed());
+    // Others are served meanwhile, and it is when somebody leaves.
+    assert_eq!(late.ask("SET other 1"), b"+OK\r\n");
+    late.send(b"WATCH w\r\n");
+    holders.pop();
+    assert_eq!(late.reply(), b"+OK\r\n");
+}
+
+#[test]
+fn what_ends_a_watch_gives_the_lease_back() {
+    let server = Server::start(Kind::Redis70);
+    let proxy = one_worker(&server);
+    // More clients than leases, none of which leaves.
+    let mut clients: Vec<_> = (0..2 * LEASES).map(|_| proxy.connect()).collect();
+    let ends: [&[&str]; 5] =
+        [&["UNWATCH"], &["MULTI", "EXEC"], &["MULTI", "DISCARD"], &["RESET"], &["MULTI", "NOSUCH", "EXEC"]];
+    for end in ends {
+        for client in &mut clients {
+            assert_eq!(client.ask("WATCH w"), b"+OK\r\n");
+            end.iter().for_each(|request| drop(client.ask(request)));
+        }
+    }
+    assert_none_is_lost(&proxy, &server);
+}
+
+#[test]
+fn who_leaves_with_a_transaction_open_leaves_nothing_behind() {
+    let server = Server::start(Kind::Redis70);
+    let proxy = one_worker(&server);
+    for round in 0..30 {
+        let mut client = proxy.connect();
+        assert_eq!(client.ask("WATCH w"), b"+OK\r\n");
+        if round % 3 > 0 {
+            assert_eq!(client.ask("MULTI"), b"+OK\r\n");
+            assert_eq!(client.ask("SET w left"), b"+QUEUED\r\n");
+        }
+        if round % 2 == 0 {
+            client.reset();
+        }
+    }
+    assert_eq!(proxy.connect().ask("GET w"), b"$-1\r\n");
+    assert_none_is_lost(&proxy, &server);
+}
+
+#[test]
+fn a_watch_whose_connection_is_lost_ends_in_execabort() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = one_worker(&server);
+    let kill = || assert_eq!(server.connect().ask("CLIENT KILL TYPE normal SKIPME yes").first(), Some(&b':'));
+    let mut client = proxy.connect();
+    let (abort, ok) = (b"-EXECABORT Transaction discarded because of previous errors.\r\n", b"+OK\r\n");
+    assert_eq!(client.ask("WATCH w"), ok);
+    kill();
+    wait_until("it is noticed", PATIENCE, || proxy.logged("lost a leased upstream connection") == 1);
+    assert_eq!(client.ask("MULTI"), ok);
+    assert_eq!(client.ask("SET w unwatched"), b"+QUEUED\r\n");
+    assert_eq!(client.ask("EXEC"), abort);
+    // And in the middle of it.
+    assert_eq!(client.ask("WATCH w"), ok);
+    assert_eq!(client.ask("MULTI"), ok);
+    assert_eq!(client.ask("SET w unwatched"), b"+QUEUED\r\n");
+    kill();
+    wait_until("it is noticed", PATIENCE, || proxy.logged("lost a leased upstream connection") == 2);
+    client.ask("SET w unwatched");
+    assert_eq!(client.ask("EXEC"), abort);
+    assert_eq!(client.ask("GET w"), b"$-1\r\n");
+    // The next one is as ever.
+    increment(&mut client);
+    assert_none_is_lost(&proxy, &server);
+}
