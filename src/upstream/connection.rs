@@ -369,6 +369,11 @@ impl Connection {
         self.wake_task();
     }
 
+    /// True once its client has said its last: the server ends it.
+    pub(crate) fn is_finishing(&self) -> bool {
+        self.finishing
+    }
+
     /// Takes no new request from now on.
     pub(crate) fn withdraw(&mut self) {
         self.withdrawn = true;

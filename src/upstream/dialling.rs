@@ -214,7 +214,6 @@ impl Upstream {
             Err(Error::Withheld) => {
                 self.shared.supervise(Supervisor::withheld);
                 self.end_making(lane, usage);
-                self.wake_lessees();
                 if !self.shared.is_worth_waiting(self.now) {
                     self.lanes.get_mut(lane).into_iter().for_each(Lane::wake_waiting);
                 }

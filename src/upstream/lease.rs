@@ -150,8 +150,9 @@ impl Upstream {
         if let Some((error, _)) = failure.filter(|(_, until)| self.now < *until) {
             return Err(error);
         }
-        // The first second after an outage has room for one connection; the lease's comes right after.
-        if self.shared.link() != Link::Recovering && !self.shared.is_worth_waiting(self.now) {
+        // Just after a loss, and in the first second after an outage, there is room for one or two dials; the lease's comes
+        // right after them.
+        if self.shared.link() == Link::Down {
             self.demand = Some(want.lane);
             self.shared.demand(self.worker);
             return Err(Error::Closed);
@@ -356,15 +357,20 @@ impl Upstream {
         let Some(mut entry) = self.remove(id) else { return };
         let holder = entry.holder.take();
         let served = entry.connection.has_served();
+        // Its client has left, and so the server ends it: that says nothing.
+        let lost = !entry.connection.is_finishing();
         let (taken, _) = entry.connection.close(&mut self.pool);
-        self.doubt_server();
-        self.losses = self.losses.wrapping_add(1);
-        match &holder {
-            Some(_) => tracing::info!(%error, in_flight = taken.len(), "lost a leased upstream connection"),
-            None => tracing::debug!(%error, "lost an idle upstream connection"),
+        if lost {
+            self.doubt_server();
+            self.losses = self.losses.wrapping_add(1);
+            match &holder {
+                Some(_) => tracing::info!(%error, in_flight = taken.len(), "lost a leased upstream connection"),
+                None => tracing::debug!(%error, "lost an idle upstream connection"),
+            }
+            let left = self.shared.has_usable() || !self.connections.is_empty();
+            self.shared.supervise(|supervisor| supervisor.lost(left, served, self.now));
+            self.look();
         }
-        self.shared.supervise(|supervisor| supervisor.lost(self.shared.has_usable(), served, self.now));
-        self.look();
         let fenced = self.put_up(fence, false, &taken);
         for request in &taken {
             self.fail(request, Why::Lost, fenced, clients);

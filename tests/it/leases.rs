@@ -91,6 +91,7 @@ fn a_monitor_whose_connection_is_lost_is_closed() {
     let server = Server::start(Kind::Redis70);
     let proxy = one_worker(&server);
     let mut monitor = proxy.connect();
+    assert_eq!(monitor.ask("SET k 1"), b"+OK\r\n");
     assert_eq!(monitor.ask("MONITOR"), b"+OK\r\n");
     assert_eq!(server.connect().ask("CLIENT KILL TYPE normal SKIPME yes").first(), Some(&b':'));
     assert!(monitor.rest_however_closed().is_ok());

@@ -109,6 +109,7 @@ fn a_watch_whose_connection_is_lost_ends_in_execabort() {
     let kill = || assert_eq!(server.connect().ask("CLIENT KILL TYPE normal SKIPME yes").first(), Some(&b':'));
     let mut client = proxy.connect();
     let (abort, ok) = (b"-EXECABORT Transaction discarded because of previous errors.\r\n", b"+OK\r\n");
+    assert_eq!(client.ask("SET other 1"), ok);
     assert_eq!(client.ask("WATCH w"), ok);
     kill();
     wait_until("it is noticed", PATIENCE, || proxy.logged("lost a leased upstream connection") == 1);
