@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use crate::client::degraded;
 use crate::command::degrade::{Degraded, Empty, Policy, Reads, Writes, degrade};
 use crate::command::keys::{asks_to_block, keys};
-use crate::command::route::{Cause, Manner, Route, route};
+use crate::command::route::{Cause, Manner, Route, Transaction, route};
 use crate::command::table::{self, Command, Kind, Origin, Shape};
 
 /// What the error says, but for the reason, which is that of the moment.
@@ -131,7 +131,13 @@ fn where_to(route: Route) -> &'static str {
         Route::Leased(Cause::Blocking) => "not offered yet: everybody behind it on a shared connection would wait too.",
         Route::Leased(Cause::ClientState) => "not offered yet: it would change or read a connection that all share.",
         Route::Subscription(_) => "not offered yet: it would turn a shared connection into a stream.",
-        Route::Transaction(_) => "not offered yet: a transaction needs a connection of its own.",
+        Route::Transaction(Transaction::Watch) => "not offered yet: what is watched belongs to a connection.",
+        Route::Transaction(Transaction::Exec) => {
+            "the transaction in one piece, over a connection that other clients use too. Nothing comes between its commands."
+        }
+        Route::Transaction(Transaction::Multi | Transaction::Discard | Transaction::Unwatch) => {
+            "answered by outrigger itself, which keeps the commands of a transaction until EXEC."
+        }
         Route::Leased(Cause::Unknown) => "refused with Redis' error for unknown commands: it is never sent.",
         Route::Leased(Cause::UnknownSubcommand) => {
             "refused with Redis' error for unknown subcommands: it is never sent."
@@ -164,9 +170,16 @@ fn repeated(command: &Command) -> &'static str {
 fn answers(request: &[&[u8]], route: Route, policy: &Policy, page: &mut Page) {
     page.text.push_str("\nWhile Redis cannot be asked:\n");
     match route {
-        Route::Local(_) => return page.line("answer", "the same as ever, it comes from outrigger."),
-        Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) => {
+        Route::Local(_) | Route::Transaction(Transaction::Multi | Transaction::Discard | Transaction::Unwatch) => {
+            return page.line("answer", "the same as ever, it comes from outrigger.");
+        }
+        Route::Leased(_) | Route::Subscription(_) | Route::Transaction(Transaction::Watch) => {
             return page.line("answer", "the same error as ever, it comes from outrigger.");
+        }
+        Route::Transaction(Transaction::Exec) => {
+            page.line("answer", NOT_SENT);
+            page.line("if sent", MAY_HAVE_RUN);
+            return page.line("why", "a nil would mean that a watched key has changed.");
         }
         Route::Shared(_) => {}
     }
@@ -299,6 +312,14 @@ mod tests {
         has("EXISTS k", &Policy { reads: Reads::Values, ..plain.clone() }, &["--degrade-reads values"]);
         has("GET k", &Policy { reads: Reads::Error, ..plain.clone() }, &["--degrade-reads error"]);
         has("SET k v", &Policy { writes: Writes::Drop, ..plain }, &[r"RESP3     +OK\r\n", "a lie: nothing is written"]);
+    }
+
+    #[test]
+    fn transactions_are_explained() {
+        let plain = Policy::default();
+        has("MULTI", &plain, &["keeps the commands of a transaction until EXEC", "the same as ever"]);
+        has("EXEC", &plain, &["the transaction in one piece", "-UNAVAILABLE", "-INDETERMINATE", "a nil would mean"]);
+        has("WATCH k", &plain, &["not offered yet", "the same error as ever"]);
     }
 
     #[test]

@@ -1,7 +1,9 @@
-//! The texts of what is refused here: commands that cannot share a connection, clients that may not give commands yet.
+//! The texts of what is refused here: commands that cannot share a connection, clients that may not give commands yet, and
+//! what is wrong inside a transaction.
 //!
-//! A command that nobody knows is answered as Redis would answer it: several client libraries read these words.
+//! What Redis refuses too is refused in its words: several client libraries read them.
 
+use super::transaction::Need;
 use crate::command::route::Cause;
 use crate::resp::build;
 use crate::resp::request::Args;
@@ -10,11 +12,18 @@ use crate::upstream::Identity;
 /// Before a password was given.
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 
-/// EXEC after a MULTI that was refused.
+/// EXEC of a block in which a command was refused.
 pub(super) const EXECABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
 
-/// A command after a MULTI that was refused.
-pub(super) const AFTER_MULTI: &str = "ERR not run: it follows a MULTI, and outrigger does not offer transactions yet";
+/// MULTI inside a block, which goes on.
+pub(super) const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
+
+/// WATCH inside a block, which goes on.
+pub(super) const WATCH_INSIDE: &str = "ERR WATCH inside MULTI is not allowed";
+
+/// A block of more than is sent in one piece.
+const TOO_LARGE: &str = "ERR a transaction of more than 1000 commands or 1 MiB needs an upstream connection of its own, which \
+                         outrigger does not offer yet";
 
 /// How much of an unknown command's arguments Redis quotes, in bytes.
 const QUOTED: usize = 128;
@@ -34,6 +43,34 @@ pub(super) fn refuse(cause: Option<Cause>, args: &Args<'_>, identity: &Identity,
         Some(Cause::Blocking | Cause::ClientState) | None => needs_own_connection(&name.to_ascii_uppercase()),
     };
     build::error(error, out);
+}
+
+/// Appends the error for a request that cannot be part of a block on a shared connection.
+pub(super) fn refuse_in_block(need: Need, args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
+    let cause = match need {
+        Need::Command => Cause::ClientState,
+        Need::Unknown => Cause::Unknown,
+        Need::UnknownSubcommand => Cause::UnknownSubcommand,
+        Need::Size => return build::error(TOO_LARGE, out),
+    };
+    refuse(Some(cause), args, identity, out);
+}
+
+/// A request with too many arguments, or too few; the name is that of the table.
+pub(super) fn wrong_arity(command: &str) -> Vec<u8> {
+    format!("ERR wrong number of arguments for '{command}' command").into_bytes()
+}
+
+/// What Valkey says of a command that it does not take inside a block: since 9 it names it.
+pub(super) fn not_allowed_inside(command: &str, version: (u32, u32)) -> Vec<u8> {
+    let name = if version < (9, 0) { String::new() } else { format!(" '{command}'") };
+    format!("ERR Command{name} not allowed inside a transaction").into_bytes()
+}
+
+/// An EXEC that is refused for this reason, which is an error line.
+pub(super) fn aborted(reason: &[u8]) -> Vec<u8> {
+    let reason = reason.strip_prefix(b"ERR ").unwrap_or(reason);
+    [b"EXECABORT Transaction discarded because of: ", reason].concat()
 }
 
 /// The error for a command that would need an upstream connection of its own.

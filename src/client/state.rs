@@ -17,8 +17,8 @@ pub(crate) struct State {
     pub(crate) database: u32,
     /// May give commands: said a right password, or none is asked for.
     pub(crate) authenticated: bool,
-    /// Its MULTI was refused, and its EXEC or DISCARD is yet to come.
-    pub(crate) refused_multi: bool,
+    /// It meant to watch keys, and nobody does: its next EXEC must not run anything.
+    pub(crate) unwatched: bool,
     /// Which replies it wants to see, by CLIENT REPLY.
     pub(crate) mute: Mute,
     /// CLIENT SETNAME.
@@ -48,7 +48,7 @@ impl State {
             protocol: Protocol::Resp2,
             database,
             authenticated,
-            refused_multi: false,
+            unwatched: false,
             mute: Mute::Off,
             name: Box::default(),
             library: (Box::default(), Box::default()),
