@@ -87,13 +87,11 @@ async fn setting(wire: &mut Wire, name: &str) -> Result<Option<u64>, Error> {
 
 /// Commands that the proxy itself needs, and that an ACL may deny.
 async fn examine_rights(wire: &mut Wire, findings: &mut Vec<String>) -> Result<(), Error> {
-    // A refused MULTI would let the commands after it run bare; DISCARD ends the trial.
-    for words in [["CLIENT", "ID"].as_slice(), &["MULTI"], &["DISCARD"]] {
-        let request: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
-        if let OwnedFrame::SimpleError { data, .. } = wire.ask(&request).await? {
-            findings.push(format!("WARN  the server refuses {}: `{data}`", words.join(" ")));
-            break;
-        }
+    if let OwnedFrame::SimpleError { data, .. } = wire.ask(&[b"CLIENT", b"ID"]).await? {
+        findings.push(format!("WARN  the server refuses CLIENT ID: `{data}`"));
+    }
+    if let Some(refusal) = wire.refusal_of_blocks().await? {
+        findings.push(format!("WARN  the server refuses MULTI or EXEC, so no transaction will run: `{refusal}`"));
     }
     Ok(())
 }

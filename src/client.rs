@@ -5,6 +5,7 @@
 //! - [`session`]: one client: read, scan, route, forward or answer, write.
 //! - [`reply_queue`]: replies leave in the order of the requests. Pure.
 //! - [`state`]: what a client has set on its connection.
+//! - [`transaction`]: what a client has queued since MULTI. Pure.
 //! - [`local`], [`degraded`], [`refusal`]: what is answered here. [`unserved`]: which of it while Redis does not answer.
 
 mod clients;
@@ -15,6 +16,7 @@ mod refusal;
 mod reply_queue;
 mod session;
 mod state;
+mod transaction;
 mod unserved;
 
 use secrecy::SecretString;

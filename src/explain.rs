@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use crate::client::degraded;
 use crate::command::degrade::{Degraded, Empty, Policy, Reads, Writes, degrade};
 use crate::command::keys::{asks_to_block, keys};
-use crate::command::route::{Cause, Manner, Route, route};
+use crate::command::route::{Cause, Manner, Route, Transaction, route};
 use crate::command::table::{self, Command, Kind, Origin, Shape};
 
 /// What the error says, but for the reason, which is that of the moment.
@@ -130,8 +130,16 @@ fn where_to(route: Route) -> &'static str {
             "answered by outrigger itself: it is about the client's own connection. Wrong arguments go to Redis."
         }
         Route::Shared(_) => "over a connection that other clients use too: it leaves no state there.",
-        Route::Transaction(_) => "over a connection of the client's own, until its transaction is over.",
         Route::Subscription(_) => "not offered yet: it would turn a shared connection into a stream.",
+        Route::Transaction(Transaction::Watch) => {
+            "over a connection of the client's own until the transaction is over: what is watched belongs to a connection."
+        }
+        Route::Transaction(Transaction::Exec) => {
+            "the transaction in one piece, over a connection that other clients use too. Nothing comes between its commands."
+        }
+        Route::Transaction(Transaction::Multi | Transaction::Discard | Transaction::Unwatch) => {
+            "answered by outrigger itself, which keeps the commands of a transaction until EXEC."
+        }
         Route::Leased(Cause::Administration) => "over a connection of its own, for this one command.",
         Route::Leased(Cause::Blocking) => {
             "over a connection of its own until it is answered: everybody behind it on a shared one would wait too."
@@ -175,11 +183,18 @@ fn repeated(command: &Command) -> &'static str {
 fn answers(request: &[&[u8]], route: Route, policy: &Policy, page: &mut Page) {
     page.text.push_str("\nWhile Redis cannot be asked:\n");
     match route {
-        Route::Local(_) => return page.line("answer", "the same as ever, it comes from outrigger."),
+        Route::Local(_) | Route::Transaction(Transaction::Multi | Transaction::Discard | Transaction::Unwatch) => {
+            return page.line("answer", "the same as ever, it comes from outrigger.");
+        }
         Route::Refused | Route::Subscription(_) => {
             return page.line("answer", "the same error as ever, it comes from outrigger.");
         }
-        Route::Leased(_) | Route::Transaction(_) => return page.line("answer", NOT_SENT),
+        Route::Transaction(Transaction::Exec) => {
+            page.line("answer", NOT_SENT);
+            page.line("if sent", MAY_HAVE_RUN);
+            return page.line("why", "a nil would mean that a watched key has changed.");
+        }
+        Route::Leased(_) | Route::Transaction(Transaction::Watch) => return page.line("answer", NOT_SENT),
         Route::Shared(_) => {}
     }
     let decided = |sent| degrade(request.iter().copied(), sent, false, policy);
@@ -311,6 +326,14 @@ mod tests {
         has("EXISTS k", &Policy { reads: Reads::Values, ..plain.clone() }, &["--degrade-reads values"]);
         has("GET k", &Policy { reads: Reads::Error, ..plain.clone() }, &["--degrade-reads error"]);
         has("SET k v", &Policy { writes: Writes::Drop, ..plain }, &[r"RESP3     +OK\r\n", "a lie: nothing is written"]);
+    }
+
+    #[test]
+    fn transactions_are_explained() {
+        let plain = Policy::default();
+        has("MULTI", &plain, &["keeps the commands of a transaction until EXEC", "the same as ever"]);
+        has("EXEC", &plain, &["the transaction in one piece", "-UNAVAILABLE", "-INDETERMINATE", "a nil would mean"]);
+        has("WATCH k", &plain, &["not offered yet", "the same error as ever"]);
     }
 
     #[test]

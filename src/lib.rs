@@ -7,6 +7,7 @@
 //!
 //! ```text
 //! client socket ─▶ session ──▶ route ──▶ lane: shared upstream connection ──▶ Redis
+//!                     │          ├──▶ block: what is queued since MULTI ──EXEC──▶ lane
 //!                     │          ├──▶ local answer (PING, HELLO, SELECT, CLIENT SETNAME, …)
 //!    reply queue ◀────┘          ├──▶ degraded answer (no Redis: GET → nil, INCR → -UNAVAILABLE)
 //!    (client order)              └──▶ refusal (what would need a connection of its own)
@@ -29,6 +30,15 @@
 //!    leaves in one write. When replies arrive, [`resp::reply`] finds their ends, and each is handed to its client.
 //! 5. `client/session/output.rs`, `Session::deliver` and `flush`: at the end of the batch all replies of one client leave in one
 //!    write, straight from the buffer they were read into.
+//!
+//! # The life of a transaction
+//!
+//! MULTI and the commands behind it are answered in `client/session/transaction.rs` and kept in a `client/transaction.rs`,
+//! `Block`, which judges them as the server at hand would. At EXEC the block is sent as *one* request: one entry in the in-flight
+//! queue, which ends behind EXEC's last byte. So whether it was sent, its deadline, its repeat and its tombstone are those
+//! of any request. The replies that come before EXEC's are its *preface*: `upstream/connection/block.rs` counts and checks
+//! them, and shows them to nobody. A client without an open block pays one test for this, and so does a reply while no
+//! block is in flight.
 //!
 //! # When Redis does not answer
 //!
@@ -97,6 +107,8 @@
 //! - A write whose outcome is unknown is never sent again, and no later request of its client runs before it: that goes
 //!   behind it on the same connection, or behind the end of that connection on another. What is repeated only reads, or was
 //!   never sent.
+//! - What a client has queued is run by its EXEC or not at all, and never unwatched if it was to be watched. A block is only
+//!   sent over a connection whose server has let us use MULTI and EXEC.
 //! - Error replies that mean "cannot serve" are not passed on, and a request that is not served gets the same answer
 //!   whatever the reason: what an empty Redis would say, or an error that tells whether it can have run.
 //! - A surplus reply, or bytes that are no reply, close the upstream connection. It is never resynchronised.
@@ -132,6 +144,8 @@
 //!   another would be no better. The design would take it out of service.
 //! - The name's addresses are asked for by whoever dials (`upstream/resolve.rs`), five seconds after the last answer at the
 //!   soonest, also after a loss.
+//! - Where the upstream user may not MULTI, that is said at EXEC and not at MULTI: a client that has sent the whole
+//!   transaction already, and one that waits for each reply, both know then that it is over.
 //! - A new connection is given 8 requests, and one more for each reply, until its rate is known.
 //! - Requests over 1 MiB are held whole and sent over a lane, its bulk connection if the client is free to move; they
 //!   will stream over a lease once there are leases.
@@ -140,6 +154,7 @@
 //!
 //! *Client*: who connects to us. *Session*: our side of it. *Upstream*: the Redis behind us. *Connection*: one upstream
 //! socket. *Lane*: the shared connections that agree on database and protocol. *Request*, *reply*: Redis' words.
+//! *Block*: MULTI to EXEC. *Preface*: the replies of a block that come before EXEC's.
 //! *In flight*: sent, and not yet answered. *Tombstone*: the in-flight entry of a client that left. *Permit*: the right to
 //! one upstream connection. *Starved*: a lane that waits for a connection somebody gives up. *Withdrawn*: a connection
 //! that takes no more requests because somebody waits for it. *Muted*: a reply the client asked not to see.

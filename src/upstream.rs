@@ -49,7 +49,7 @@ use tokio::time::Instant;
 use breaker::{Change, State, Trial, View};
 use budget::Budget;
 pub use connect::{Address, Identity, Target};
-pub(crate) use connect::{LaneKey, Protocol};
+pub(crate) use connect::{LaneKey, Protocol, Release};
 pub(crate) use connection::{ClientKey, InFlight, Replies, Traits};
 use connection::{Connection, MAX_IN_FLIGHT, Made, READ_BUFFER, Sending};
 pub(crate) use error::{Error, Failure, Outcome, Why};
@@ -395,6 +395,17 @@ impl Upstream {
         Reserve::Wait
     }
 
+    /// As [`Upstream::reserve`] for a block of commands. It is never a trial: to be told that nobody knows what became of it
+    /// is worse than to be refused.
+    pub(crate) fn reserve_for_block(&mut self, want: Want, waker: &Waker) -> Reserve {
+        match self.view.state {
+            State::HalfOpen => self.refuse(want.lane, Error::Open),
+            State::Closed | State::Starting | State::Disabled | State::Open | State::Isolated => {
+                self.reserve(want, waker)
+            }
+        }
+    }
+
     /// Notes that a lane's request was not let through.
     fn refuse(&mut self, lane: LaneId, error: Error) -> Reserve {
         // A trial is for those who can use it.
@@ -426,6 +437,11 @@ impl Upstream {
             trial.into_iter().for_each(|trial| connection.try_with_last(trial));
         }
         sending.deadline
+    }
+
+    /// The request that was just sent is a block: so many replies come before the one that counts, and only that is shown.
+    pub(crate) fn expect_preface(&mut self, id: ConnectionId, preface: u32) {
+        self.connection(id).into_iter().for_each(|connection| connection.expect_preface(preface));
     }
 
     fn sending(&mut self, id: ConnectionId, message: Message) -> Sending {

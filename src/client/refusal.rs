@@ -1,4 +1,7 @@
-//! The texts of what is refused here.
+//! The texts of what is refused here: clients that may not give commands yet, what is for replicas, and what is wrong inside
+//! a transaction.
+//!
+//! What Redis refuses too is refused in its words: several client libraries read them.
 
 use crate::resp::build;
 use crate::upstream::Identity;
@@ -6,11 +9,14 @@ use crate::upstream::Identity;
 /// Before a password was given.
 pub(super) const NOAUTH: &str = "NOAUTH Authentication required.";
 
-/// EXEC after a MULTI that is lost.
+/// EXEC of a block in which a command was refused.
 pub(super) const EXECABORT: &str = "EXECABORT Transaction discarded because of previous errors.";
 
-/// A command after a MULTI that is lost.
-pub(super) const AFTER_MULTI: &str = "ERR not run: its transaction is discarded";
+/// MULTI inside a block, which goes on.
+pub(super) const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
+
+/// WATCH inside a block, which goes on.
+pub(super) const WATCH_INSIDE: &str = "ERR WATCH inside MULTI is not allowed";
 
 /// What cannot be done on behalf of a client while its MULTI is open at the server.
 pub(super) const NOT_IN_MULTI: &str = "ERR AUTH and CLIENT REPLY cannot stand in a transaction that uses a connection of \
@@ -26,6 +32,23 @@ pub(super) fn refuse(name: &[u8], out: &mut Vec<u8>) {
         [b"ERR '", name.as_slice(), b"' is not for clients of outrigger: replicas connect to Redis itself"].concat(),
         out,
     );
+}
+
+/// A request with too many arguments, or too few; the name is that of the table.
+pub(super) fn wrong_arity(command: &str) -> Vec<u8> {
+    format!("ERR wrong number of arguments for '{command}' command").into_bytes()
+}
+
+/// What Valkey says of a command that it does not take inside a block: since 9 it names it.
+pub(super) fn not_allowed_inside(command: &str, version: (u32, u32)) -> Vec<u8> {
+    let name = if version < (9, 0) { String::new() } else { format!(" '{command}'") };
+    format!("ERR Command{name} not allowed inside a transaction").into_bytes()
+}
+
+/// An EXEC that is refused for this reason, which is an error line.
+pub(super) fn aborted(reason: &[u8]) -> Vec<u8> {
+    let reason = reason.strip_prefix(b"ERR ").unwrap_or(reason);
+    [b"EXECABORT Transaction discarded because of: ", reason].concat()
 }
 
 /// The error for a command that would need an upstream connection of its own.

@@ -5,12 +5,14 @@
 //! them at once ([`Session::flush`]); only what the socket does not take then waits for the session's own task.
 //!
 //! ```text
-//!   socket ─▶ read ─▶ scan ─▶ route ─┬─▶ shared: reserve, send ─▶ upstream connection
+//!   socket ─▶ read ─▶ scan ─▶ route ─┬─▶ shared: reserve, send ──────▶ upstream connection
+//!                                    ├─▶ block: queue … EXEC: send ─┘
 //!                                    └─▶ local: answer ─▶ reply queue ─┐
 //!   socket ◀─ flush ◀─ out ◀──────────────── deliver ◀─────────────────┴── replies
 //! ```
 //!
-//! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it.
+//! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it,
+//! `transaction` MULTI to EXEC.
 //!
 //! Invariants: an idle session holds no buffer. A client has unanswered requests on one upstream connection at most; a
 //! change of lane waits until there are none. Reading never stops because the client's own unread replies wait (many
@@ -19,6 +21,7 @@
 mod hold;
 mod intake;
 mod output;
+mod transaction;
 
 use std::mem;
 use std::ops::Range;
@@ -35,11 +38,12 @@ use super::local::{self, Answer};
 use super::refusal;
 use super::reply_queue::ReplyQueue;
 use super::state::State;
+use super::transaction::Block;
 use super::unserved::{self, Asked};
 use tokio::time::Instant;
 
 use crate::buffer::ByteQueue;
-use crate::command::route::{self, Cause, Local, Manner, Route};
+use crate::command::route::{self, Cause, Local, Manner, Route, Transaction};
 use crate::resp::build;
 use crate::resp::request::{Args, RequestScanner};
 use crate::transport::Transport;
@@ -99,6 +103,8 @@ pub(super) struct Session {
     transport: Transport,
     phase: Phase,
     state: State,
+    /// Its open transaction.
+    block: Option<Box<Block>>,
     /// The lane of the state's database and protocol.
     lane: LaneId,
     /// The connection that holds the unanswered requests; none without any.
@@ -160,6 +166,7 @@ impl Session {
             transport,
             phase: Phase::Serving,
             state,
+            block: None,
             lane,
             bound: None,
             due: 0,
@@ -204,7 +211,7 @@ impl Session {
 
     /// Bytes of buffers that the client makes us hold.
     pub(super) fn holding(&self) -> usize {
-        self.backlog() + self.input.capacity()
+        self.backlog() + self.input.capacity() + self.block.as_ref().map_or(0, |block| block.capacity())
     }
 
     /// Bytes of replies that the client did not take yet.
@@ -229,6 +236,7 @@ impl Session {
     pub(super) fn release(&mut self, env: &mut Env) {
         self.out.clear(&mut env.pool);
         self.drop_input(env);
+        self.drop_block(env);
     }
 
     /// One turn of the session's own task; ready when the session is over.
@@ -266,9 +274,14 @@ impl Session {
         if !self.state.authenticated
             && !matches!(route, Route::Local(Local::Auth | Local::Hello | Local::Quit | Local::Reset))
         {
-            return self.answer_with(turn.env, |out| build::error(refusal::NOAUTH, out));
+            return match route {
+                Route::Transaction(Transaction::Exec) => self.abort(refusal::NOAUTH, turn),
+                _ => self.answer_with(turn.env, |out| build::error(refusal::NOAUTH, out)),
+            };
         }
-        if let Some(step) = self.after_refused_multi(name, route, turn) {
+        if self.block.is_some()
+            && let Some(step) = self.inside_block(name, route, frame, turn)
+        {
             return step;
         }
         if self.hold.is_some() {
@@ -285,26 +298,16 @@ impl Session {
         match route {
             Route::Shared(manner) => self.forward(frame, manner, turn),
             Route::Local(local) => self.local(local, Args::new(frame), frame, turn),
-            Route::Leased(_) | Route::Transaction(_) => self.over_new_lease(name, frame, route, turn),
+            Route::Transaction(Transaction::Watch) if Args::new(frame).len() > 1 => {
+                self.over_new_lease(name, frame, route, turn)
+            }
+            Route::Transaction(which) => self.outside_block(which, frame, turn),
+            Route::Leased(_) => self.over_new_lease(name, frame, route, turn),
             Route::Refused => self.answer_with(turn.env, |out| refusal::refuse(name, out)),
             Route::Subscription(_) => {
                 self.answer_with(turn.env, |out| build::error(refusal::needs_own_connection(name), out))
             }
         }
-    }
-
-    /// What stands between a MULTI that is lost and its EXEC must not run bare: the client meant all or nothing.
-    fn after_refused_multi(&mut self, name: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Option<Step> {
-        if !self.state.refused_multi || matches!(route, Route::Local(Local::Quit | Local::Reset)) {
-            return None;
-        }
-        let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
-        self.state.refused_multi = !(is(b"exec") || is(b"discard"));
-        Some(self.answer_with(turn.env, |out| match (is(b"exec"), is(b"discard")) {
-            (true, _) => build::error(refusal::EXECABORT, out),
-            (_, true) => build::simple("OK", out),
-            _ => build::error(refusal::AFTER_MULTI, out),
-        }))
     }
 
     fn local(&mut self, local: Local, args: Args<'_>, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
@@ -387,13 +390,41 @@ impl Session {
 
     /// Sends a request over the client's lane.
     fn forward(&mut self, frame: &[u8], manner: Manner, turn: &mut Turn<'_, '_>) -> Step {
+        let id = match self.connection_for(frame, manner, false, turn) {
+            Ok(id) => id,
+            Err(step) => return step,
+        };
+        let message = self.message(id, manner, frame.len(), turn);
+        if frame.len() >= OWN_BUFFER {
+            return Step::Large { id, message };
+        }
+        self.due = turn.upstream.send(id, message, frame);
+        if manner.remembered && turn.upstream.shared().commands(self.state.protocol).is_none() {
+            turn.upstream.capture_commands(id);
+        }
+        Step::Done
+    }
+
+    /// The connection for a request, or for the block that this EXEC ends; otherwise what became of it.
+    #[inline(always)] // Once for each request: a call costs as much as what it does.
+    fn connection_for(
+        &mut self,
+        frame: &[u8],
+        manner: Manner,
+        is_block: bool,
+        turn: &mut Turn<'_, '_>,
+    ) -> Result<ConnectionId, Step> {
         let usage = if manner.slow || turn.env.tick < self.bulk.2 { Use::Bulk } else { Use::Normal };
         if self.since.is_some_and(|since| turn.upstream.is_overdue(since)) {
             // No time is left for a reply.
-            return self.unavailable(frame, &Error::Overdue, turn);
+            return Err(self.unavailable(frame, &Error::Overdue, turn));
         }
         let mut want = Want { client: self.key, lane: self.lane, bound: self.bound, usage };
-        let mut reserved = turn.upstream.reserve(want, turn.cx.waker());
+        let reserve = |want, turn: &mut Turn<'_, '_>| match is_block {
+            true => turn.upstream.reserve_for_block(want, turn.cx.waker()),
+            false => turn.upstream.reserve(want, turn.cx.waker()),
+        };
+        let mut reserved = reserve(want, turn);
         if let Reserve::Elsewhere(id) = reserved {
             if self.replies.forwarded() > 0 {
                 // A change of connection is a barrier: what is unanswered on the old one comes first.
@@ -402,42 +433,38 @@ impl Session {
                 // It was kept there, and goes elsewhere now.
                 turn.upstream.leave(id);
                 (self.bound, want.bound) = (None, None);
-                reserved = turn.upstream.reserve(want, turn.cx.waker());
+                reserved = reserve(want, turn);
             }
         }
         match reserved {
-            Reserve::Ready(id) => {
-                if frame.len() >= BULK_ITEM {
-                    self.count_bulk(frame.len(), turn.env.tick);
-                }
-                let traits = Traits::new(manner.slow, manner.repeatable, manner.script)
-                    .muted(self.state.mutes_next())
-                    .resp3(self.state.protocol == Protocol::Resp3);
-                let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
-                let message = Message { client: self.key, traits, since: self.since, after };
-                self.bound = Some(id);
-                if !manner.repeatable {
-                    self.wrote = Some(turn.upstream.losses());
-                }
-                self.replies.forward();
-                if frame.len() >= OWN_BUFFER {
-                    return Step::Large { id, message };
-                }
-                self.due = turn.upstream.send(id, message, frame);
-                if manner.remembered && turn.upstream.shared().commands(self.state.protocol).is_none() {
-                    turn.upstream.capture_commands(id);
-                }
-                Step::Done
-            }
+            Reserve::Ready(id) => Ok(id),
             Reserve::Wait | Reserve::Elsewhere(_) => {
                 if self.replies.forwarded() > 0 {
                     // Once it has all its replies it is free to go elsewhere.
                     self.wake_at = Some(0);
                 }
-                if self.may_wait(turn) { Step::Blocked } else { self.unavailable(frame, &Error::Overdue, turn) }
+                Err(if self.may_wait(turn) { Step::Blocked } else { self.unavailable(frame, &Error::Overdue, turn) })
             }
-            Reserve::Unavailable(error) => self.unavailable(frame, &error, turn),
+            Reserve::Unavailable(error) => Err(self.unavailable(frame, &error, turn)),
         }
+    }
+
+    /// What is to be said of a request of `len` bytes that is sent on this connection, and counts as forwarded from now on.
+    #[inline(always)] // Once for each request: a call costs as much as what it does.
+    fn message(&mut self, id: ConnectionId, manner: Manner, len: usize, turn: &Turn<'_, '_>) -> Message {
+        if len >= BULK_ITEM {
+            self.count_bulk(len, turn.env.tick);
+        }
+        let traits = Traits::new(manner.slow, manner.repeatable, manner.script)
+            .muted(self.state.mutes_next())
+            .resp3(self.state.protocol == Protocol::Resp3);
+        let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
+        self.bound = Some(id);
+        if !manner.repeatable {
+            self.wrote = Some(turn.upstream.losses());
+        }
+        self.replies.forward();
+        Message { client: self.key, traits, since: self.since, after }
     }
 
     /// Answers a request that is not sent.

@@ -17,10 +17,8 @@ pub(crate) struct State {
     pub(crate) database: u32,
     /// May give commands: said a right password, or none is asked for.
     pub(crate) authenticated: bool,
-    /// Its MULTI is lost, and its EXEC or DISCARD is yet to come.
-    pub(crate) refused_multi: bool,
-    /// Its WATCH is lost: its next transaction must not run.
-    pub(crate) watch_lost: bool,
+    /// It meant to watch keys, and nobody does: its next EXEC must not run anything.
+    pub(crate) unwatched: bool,
     /// Which replies it wants to see, by CLIENT REPLY.
     pub(crate) mute: Mute,
     /// CLIENT SETNAME.
@@ -50,8 +48,7 @@ impl State {
             protocol: Protocol::Resp2,
             database,
             authenticated,
-            refused_multi: false,
-            watch_lost: false,
+            unwatched: false,
             mute: Mute::Off,
             name: Box::default(),
             library: (Box::default(), Box::default()),

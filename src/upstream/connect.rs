@@ -10,7 +10,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -38,6 +38,9 @@ const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// An id that no connection will ever have: killing it shows whether we may kill at all.
 const NO_SUCH_ID: &[u8] = b"9223372036854775807";
+
+/// What Redis says of an EXEC that it does not run, before the reason.
+pub(super) const ABORTED_BECAUSE: &str = "EXECABORT Transaction discarded because of: ";
 
 /// Where Redis is and who we are there.
 #[derive(Debug, Clone)]
@@ -93,10 +96,43 @@ pub(crate) struct LaneKey {
 #[derive(Debug, Default)]
 pub struct Identity {
     greeting: Mutex<Option<Arc<Greeting>>>,
-    /// The greeting may be that of another server than is there now.
-    stale: AtomicBool,
+    /// All of this was asked of the server that is there now, as far as we know.
+    certain: AtomicBool,
     /// The server lets us use CLIENT KILL.
     may_kill: AtomicBool,
+    /// The server's error line, if it refuses us MULTI or EXEC.
+    no_blocks: Mutex<Option<Arc<str>>>,
+    /// Whether there is one, to be looked at without the lock.
+    refuses_blocks: AtomicBool,
+    /// The kind and version of the server, packed, to be looked at without the lock; 0 before the first contact.
+    release: AtomicU64,
+}
+
+/// The kind and version of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Release {
+    /// It says that it is Valkey.
+    pub(crate) is_valkey: bool,
+    /// Major and minor version.
+    pub(crate) version: (u32, u32),
+}
+
+impl Release {
+    /// Beside the version, so that an unknown server is none of the known ones.
+    const KNOWN: u64 = 1 << 33;
+    const VALKEY: u64 = 1 << 32;
+
+    fn pack(self) -> u64 {
+        let (major, minor) = self.version;
+        let valkey = if self.is_valkey { Self::VALKEY } else { 0 };
+        Self::KNOWN | valkey | u64::from(major.min(0xffff) << 16 | minor.min(0xffff))
+    }
+
+    fn unpack(packed: u64) -> Option<Self> {
+        let part = |shift: u32| u32::try_from(packed >> shift & 0xffff).unwrap_or_default();
+        let is_valkey = packed & Self::VALKEY != 0;
+        (packed & Self::KNOWN != 0).then(|| Self { is_valkey, version: (part(16), part(0)) })
+    }
 }
 
 /// The server's replies to HELLO, as it sent them.
@@ -106,8 +142,8 @@ pub(crate) struct Greeting {
     pub(crate) resp2: Vec<(Vec<u8>, Vec<u8>)>,
     /// Names and values of HELLO 3, each a whole frame.
     pub(crate) resp3: Vec<(Vec<u8>, Vec<u8>)>,
-    /// Major and minor version of Redis that the server is like, and the whole of it.
-    pub(crate) version: (u32, u32),
+    /// What the server is, and its version in full.
+    release: Release,
     pub(crate) version_text: String,
 }
 
@@ -119,7 +155,19 @@ impl Identity {
 
     /// True if the server reached last is like a Redis before this version.
     pub(crate) fn is_before(&self, major: u32, minor: u32) -> bool {
-        self.greeting().is_some_and(|greeting| greeting.version < (major, minor))
+        self.release().is_some_and(|release| release.version < (major, minor))
+    }
+
+    /// What the server reached last is; none before the first contact.
+    pub(crate) fn release(&self) -> Option<Release> {
+        Release::unpack(self.release.load(Ordering::Relaxed))
+    }
+
+    /// The server's error line if it refuses us MULTI or EXEC. Asked before a connection is used, so that whoever has one
+    /// knows.
+    pub(crate) fn refusal_of_blocks(&self) -> Option<Arc<str>> {
+        let refuses = self.refuses_blocks.load(Ordering::Acquire);
+        refuses.then(|| self.no_blocks.lock().unwrap_or_else(PoisonError::into_inner).clone()).flatten()
     }
 
     /// True if the server lets us use CLIENT KILL, as far as we know.
@@ -129,16 +177,22 @@ impl Identity {
 
     /// A connection was lost: the next may reach another server, which is to be asked again.
     pub(crate) fn doubt(&self) {
-        self.stale.store(true, Ordering::Relaxed);
+        self.certain.store(false, Ordering::Relaxed);
     }
 
     fn is_certain(&self) -> bool {
-        !self.stale.load(Ordering::Relaxed) && self.greeting().is_some()
+        self.certain.load(Ordering::Acquire)
     }
 
     fn learn(&self, greeting: Greeting) {
+        self.release.store(greeting.release.pack(), Ordering::Relaxed);
         *self.greeting.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(greeting));
-        self.stale.store(false, Ordering::Relaxed);
+    }
+
+    fn learn_refusal_of_blocks(&self, refusal: Option<String>) {
+        let refuses = refusal.is_some();
+        *self.no_blocks.lock().unwrap_or_else(PoisonError::into_inner) = refusal.map(Arc::from);
+        self.refuses_blocks.store(refuses, Ordering::Release);
     }
 }
 
@@ -151,7 +205,8 @@ impl Greeting {
         let version_text = text.lines().nth(1)?.to_owned();
         let mut numbers = version_text.split('.').map(|number| number.parse().unwrap_or(0));
         let version = (numbers.next()?, numbers.next().unwrap_or(0));
-        Some(Self { resp2, resp3, version, version_text })
+        let is_valkey = resp3.iter().any(|(name, value)| name == b"$6\r\nserver\r\n" && value == b"$6\r\nvalkey\r\n");
+        Some(Self { resp2, resp3, release: Release { is_valkey, version }, version_text })
     }
 }
 
@@ -236,7 +291,7 @@ pub(crate) async fn connect(attempt: &Attempt<'_>) -> Result<(Transport, Option<
     let mut wire = Wire { transport: attempt.dial().await? };
     attempt.progress.state.borrow_mut().0 = true;
     let uncertain = !attempt.identity.is_certain();
-    wire.greet(attempt.target, attempt.lane.protocol, attempt.identity).await?;
+    wire.greet(attempt.target, attempt.lane.protocol, attempt.identity, uncertain).await?;
     while let Err(error) = wire.expect("PING", &[b"PING"], is_pong).await {
         if !error.is_for_now() {
             return Err(error);
@@ -250,9 +305,11 @@ pub(crate) async fn connect(attempt: &Attempt<'_>) -> Result<(Transport, Option<
     let asked = Instant::now();
     let peer = wire.peer().await?;
     if uncertain {
+        attempt.identity.learn_refusal_of_blocks(wire.refusal_of_blocks().await?);
         let killed = wire.ask(&[b"CLIENT", b"KILL", b"ID", NO_SUCH_ID]).await?;
         let killed = answered("CLIENT KILL", killed, |reply| matches!(reply, OwnedFrame::Number { .. }))?;
         attempt.identity.may_kill.store(matches!(killed, OwnedFrame::Number { .. }), Ordering::Relaxed);
+        attempt.identity.certain.store(true, Ordering::Release);
     }
     if attempt.lane.database != 0 {
         wire.select(attempt.lane.database).await?;
@@ -281,7 +338,7 @@ pub(crate) async fn open(target: &Target, lane: LaneKey, name: &str, limit: Dura
     };
     let steps = async {
         let mut wire = Wire { transport: attempt.dial().await? };
-        wire.greet(target, lane.protocol, identity).await?;
+        wire.greet(target, lane.protocol, identity, true).await?;
         wire.expect("PING", &[b"PING"], is_pong).await?;
         wire.ask(&[b"CLIENT", b"SETNAME", name.as_bytes()]).await?;
         if lane.database != 0 {
@@ -365,11 +422,17 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    /// HELLO and AUTH. The first contact asks in both versions, to learn what the server says of itself in each.
-    async fn greet(&mut self, target: &Target, protocol: Protocol, identity: &Identity) -> Result<(), Error> {
+    /// HELLO and AUTH. Where the server is not known it is asked in both versions, to learn what it says of itself in each.
+    async fn greet(
+        &mut self,
+        target: &Target,
+        protocol: Protocol,
+        identity: &Identity,
+        uncertain: bool,
+    ) -> Result<(), Error> {
         let (other, own) = if protocol == Protocol::Resp3 { (b"2", b"3") } else { (b"3", b"2") };
         let mut learnt = None;
-        if !identity.is_certain() {
+        if uncertain {
             let reply = self.hello(target, other).await?;
             answered("HELLO", decoded(&reply)?, is_greeting)?;
             learnt = Some(reply);
@@ -422,6 +485,30 @@ impl Wire {
         match &target.username {
             Some(user) => self.expect("AUTH", &[b"AUTH", user.as_bytes(), password], is_ok).await,
             None => self.expect("AUTH", &[b"AUTH", password], is_ok).await,
+        }
+    }
+
+    /// The server's error line if it refuses MULTI or EXEC; found out by a block of nothing. A MULTI that was refused would
+    /// let the commands behind it run bare.
+    pub(crate) async fn refusal_of_blocks(&mut self) -> Result<Option<String>, Error> {
+        let lasting = |step, reply: String| match cannot_serve(reply.as_bytes()) {
+            true => Err(Error::Refused { step, reply }),
+            false => Ok(Some(reply)),
+        };
+        if let OwnedFrame::SimpleError { data, .. } = answered("MULTI", self.ask(&[b"MULTI"]).await?, is_ok)? {
+            return lasting("MULTI", data);
+        }
+        let is_empty = |reply: &OwnedFrame| matches!(reply, OwnedFrame::Array { data, .. } if data.is_empty());
+        match answered("EXEC", self.ask(&[b"EXEC"]).await?, is_empty)? {
+            OwnedFrame::SimpleError { data, .. } => match data.strip_prefix(ABORTED_BECAUSE) {
+                Some(reason) => lasting("EXEC", reason.to_owned()),
+                None => {
+                    // Before Redis 6.2 a refused EXEC leaves the block open.
+                    self.expect("DISCARD", &[b"DISCARD"], is_ok).await?;
+                    lasting("EXEC", data)
+                }
+            },
+            _ => Ok(None),
         }
     }
 

@@ -19,6 +19,7 @@
 //! Reading never stops because a client does not take its replies; it is slowed down, a millisecond at a time, while a
 //! client that keeps taking a very large one lags behind ([`Replies::lags`]).
 
+mod block;
 mod entry;
 mod overdue;
 
@@ -33,13 +34,14 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep};
 
+use block::{Block, Ended};
 pub(crate) use entry::{ClientKey, InFlight, Replies, Sending, Traits, Unanswered};
 pub(crate) use overdue::Slot;
 
 use super::admission::Admission;
 use super::breaker::{Change, Trial, View};
 use super::connect::Peer;
-use super::error::{Error, Failure, Outcome, Why, cannot_serve};
+use super::error::{Error, Failure, Outcome, Why, cannot_serve, is_readonly};
 use super::outgoing::Outgoing;
 use super::pool::Permit;
 use crate::buffer::{ChunkPool, MAX_SLICES};
@@ -151,6 +153,8 @@ pub(crate) struct Connection {
     failed: bool,
     /// Trials under way, each with the offset behind its request.
     trials: VecDeque<(u64, Trial)>,
+    /// Which of the requests in flight are blocks, oldest first.
+    blocks: VecDeque<Block>,
     /// The earliest deadline of a request in flight, or an earlier one.
     next_deadline: u32,
     /// Requests in flight whose deadline has passed.
@@ -208,6 +212,7 @@ impl Connection {
             succeeded: false,
             failed: false,
             trials: VecDeque::new(),
+            blocks: VecDeque::new(),
             next_deadline: u32::MAX,
             late: 0,
             fences: 0,
@@ -601,13 +606,20 @@ impl Connection {
             clients.push(owner, buffer, range, true);
             return Ok(());
         }
+        let mut ended = None;
+        if self.is_block_next() {
+            ended = self.reply_of_block(buffer.get(range.clone()).unwrap_or_default(), streamed)?;
+            if ended.is_none() {
+                return Ok(());
+            }
+        }
         let entry = self.due()?;
         self.in_flight.pop_front();
         let request = mem::replace(&mut self.answered, entry.end)..entry.end;
         self.late -= usize::from(entry.traits.is_late());
         self.succeeded |= request.start >= self.view_from;
         let is_error = !streamed && buffer.get(range.start) == Some(&b'-');
-        let refused = is_error && self.refused(entry, request, buffer, range.clone(), clients);
+        let refused = is_error && self.refused((entry, request), ended.as_ref(), buffer, range.clone(), clients);
         if self.trials.front().is_some_and(|(end, _)| *end <= entry.end)
             && let Some((_, trial)) = self.trials.pop_front()
         {
@@ -617,7 +629,12 @@ impl Connection {
             self.served |= !entry.client.is_ours();
             self.hand_over(entry, buffer, range, true, clients);
         }
-        Ok(())
+        match ended {
+            Some(Ended { is_open: true, .. }) => {
+                Err(Error::Protocol("EXEC was refused and may not be over".to_owned()))
+            }
+            Some(Ended { is_open: false, .. }) | None => Ok(()),
+        }
     }
 
     #[inline(always)] // Once for each request or reply: a call costs as much as what it does.
@@ -650,17 +667,18 @@ impl Connection {
     }
 
     /// Deals with an error reply that says the server refused the request before running it; false if it is any other,
-    /// which is an answer. Scripts may pass on such an error after having changed data.
+    /// which is an answer. Scripts may pass on such an error after having changed data. Of a block it is the reason that
+    /// counts.
     fn refused(
         &mut self,
-        entry: InFlight,
-        request: Range<u64>,
+        (entry, request): (InFlight, Range<u64>),
+        block: Option<&Ended>,
         buffer: &[u8],
         range: Range<usize>,
         clients: &mut impl Replies,
     ) -> bool {
         let reply = buffer.get(range).unwrap_or_default();
-        let line = reply.get(1..).unwrap_or_default();
+        let line = block.and_then(|block| block.reason.as_deref()).or_else(|| reply.get(1..)).unwrap_or_default();
         if entry.traits.is_script() {
             return false;
         }
@@ -686,12 +704,13 @@ impl Connection {
             }
             return true;
         }
-        if !line.starts_with(b"READONLY ") || self.passes_on_readonly || entry.client.is_ours() {
+        if !is_readonly(line) || self.passes_on_readonly || entry.client.is_ours() {
             return false;
         }
         let kept = self.outgoing.copy(request, &mut bytes);
         if kept && self.is_alone(entry.client) {
-            let unanswered = Unanswered { entry, request: bytes, sent: false, begun: false };
+            let preface = block.map_or(0, |block| block.preface);
+            let unanswered = Unanswered { entry, request: bytes, preface, sent: false, begun: false };
             self.news.returned.push((unanswered, reply.to_vec()));
         } else {
             self.news.is_replica = true;
@@ -728,7 +747,7 @@ impl Connection {
             true => self.pushing,
             false => buffer.get(range.start) == Some(&b'>') || (self.streams && self.in_flight.is_empty()),
         };
-        let entry = if push { None } else { Some(self.due()?) };
+        let entry = if push || self.awaits_preface()? { None } else { Some(self.due()?) };
         if !self.streaming && range.len() < STREAM_FROM {
             self.held_back.extend_from_slice(buffer.get(range).unwrap_or_default());
             return Ok(());
@@ -737,7 +756,7 @@ impl Connection {
         match (entry, self.owner) {
             (Some(entry), _) => self.hand_over(entry, buffer, range, false, clients),
             (None, Some(owner)) => clients.push(owner, buffer, range, false),
-            (None, None) => return Err(Error::Protocol("an oversized push message".to_owned())),
+            (None, None) => return Err(Error::Protocol("an oversized message that is no reply".to_owned())),
         }
         Ok(())
     }

@@ -178,6 +178,11 @@ pub(crate) fn cannot_serve(line: &[u8]) -> bool {
         .any(|code| line.starts_with(code))
 }
 
+/// True if an error line, without its `-`, says that the server is a replica and refused a write.
+pub(crate) fn is_readonly(line: &[u8]) -> bool {
+    line.starts_with(b"READONLY ")
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -157,6 +157,9 @@ impl Upstream {
         let sending = Sending { client, traits, deadline, view: self.view };
         if let Some(entry) = self.connections.get_mut(id.slot) {
             entry.connection.send(sending, &request.request, &mut self.pool);
+            if request.preface > 0 {
+                entry.connection.expect_preface(request.preface);
+            }
         }
     }
 

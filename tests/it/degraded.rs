@@ -5,7 +5,7 @@
 
 use crate::explain::answers;
 use crate::support::{Client, Kind as ServerKind, Proxy, Server, is_direct};
-use outrigger::command::route::{Route, route};
+use outrigger::command::route::{Route, Transaction, route};
 use outrigger::command::table::{self, Command, Kind, Origin, Shape};
 use socket2::{Domain, Socket, Type};
 use std::collections::BTreeSet;
@@ -231,7 +231,7 @@ fn judge(proxy: &Proxy, line: &str) {
         (Route::Shared { .. }, "info") => assert_eq!(reply[0], b'$', "{line}"),
         // The one last seen, and there was none.
         (Route::Shared { .. }, _) => assert_unavailable(&reply, line),
-        (Route::Local(_), _) => {}
+        (Route::Local(_) | Route::Transaction(Transaction::Multi | Transaction::Unwatch), _) => {}
         (Route::Leased(_) | Route::Refused | Route::Subscription(_) | Route::Transaction(_), _) => {
             assert_eq!(reply[0], b'-', "{line}: {}", reply.escape_ascii());
         }

@@ -6,6 +6,7 @@ mod corpus;
 mod local;
 mod misuse;
 
+pub use compare::where_they_part;
 pub use local::talk;
 
 use crate::support::{Client, Figures, Frame, Kind, Proxy, Server, command};
@@ -157,7 +158,7 @@ impl Pair {
     fn note(&mut self, text: &str, rule: Rule, proxied: &[u8], direct: &[u8]) {
         self.compared += 1;
         if !rule.same(proxied, direct) {
-            let (proxied, direct) = compare::where_they_part(proxied, direct);
+            let (proxied, direct) = where_they_part(proxied, direct);
             self.differences.push(format!("{text}\n    proxied {proxied}\n    direct  {direct}"));
         }
     }

@@ -32,4 +32,5 @@ mod protocol;
 mod regression;
 mod support;
 mod tidy;
+mod transactions;
 mod upstream;

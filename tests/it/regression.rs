@@ -220,25 +220,6 @@ fn databases_that_do_not_exist_are_asked_for_slowly_and_lock_nobody_out() {
     assert!(dialled <= u64::from(ASKED) + 20, "{dialled} connections");
 }
 
-/// What follows a refused MULTI must not run: the client meant all of it or nothing.
-#[test]
-fn nothing_runs_bare_behind_a_refused_multi() {
-    if is_direct() {
-        return;
-    }
-    let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::before(&server);
-    let mut client = proxy.connect();
-    let replies = client.pipeline(&["MULTI", "SET k v", "INCR n", "PING", "EXEC", "GET k", "EXISTS n"].map(words));
-    assert!(replies[..4].iter().all(|reply| reply.starts_with(b"-ERR ")), "{replies:?}");
-    assert_eq!(replies[4], b"-EXECABORT Transaction discarded because of previous errors.\r\n");
-    assert_eq!(replies[5..], [b"$-1\r\n".to_vec(), b":0\r\n".to_vec()]);
-    let replies = client.pipeline(&["MULTI", "SET k v", "DISCARD", "SET k w", "GET k"].map(words));
-    assert_eq!(replies[2..], [b"+OK\r\n".to_vec(), b"+OK\r\n".to_vec(), b"$1\r\nw\r\n".to_vec()]);
-    let replies = client.pipeline(&["MULTI", "RESET", "SET k x"].map(words));
-    assert_eq!(replies[1..], [b"+RESET\r\n".to_vec(), b"+OK\r\n".to_vec()]);
-}
-
 /// Local answers that wait behind a slow reply are bounded, whatever their size.
 #[test]
 fn local_answers_behind_a_slow_reply_take_little_memory() {

@@ -14,12 +14,13 @@ use std::time::Duration;
 use super::{Phase, Session, Step, Turn};
 use crate::client::clients::Env;
 use crate::client::refusal;
+use crate::client::transaction::Block;
 use crate::command::blocking::{self, Timeout};
 use crate::command::route::{self, Local, Manner, Route, Transaction};
 use crate::command::table;
 use crate::resp::build;
 use crate::resp::inline;
-use crate::resp::request::{Args, RequestScanner};
+use crate::resp::request::{Args, Limits, RequestScanner};
 use crate::upstream::{
     Cause, Error, Failure, Lease, LeaseWant, Leased, Message, Outcome, Protocol, Traits, Upstream, Why,
 };
@@ -140,8 +141,11 @@ impl Session {
             self.kill();
             return;
         }
-        self.state.watch_lost |= hold.watching;
-        self.state.refused_multi |= hold.in_multi;
+        self.state.unwatched |= hold.watching;
+        if hold.in_multi {
+            // The client does not know, and goes on.
+            self.block = Some(Box::new(Block::lost()));
+        }
         self.wake();
     }
 
@@ -163,10 +167,30 @@ impl Session {
         if let Some(step) = self.lost_what_it_wrote(route, turn) {
             return step;
         }
+        match self.obtain_lease(cause, frame, timeout, turn) {
+            Ok(waited) => self.shorten(name, frame, route, timeout, waited, turn),
+            Err(Step::Blocked) => Step::Blocked,
+            Err(step) => {
+                // What was to be watched is not.
+                self.state.unwatched |= cause == Cause::Watch;
+                step
+            }
+        }
+    }
+
+    /// Sees to it that the client holds a lease; returns how long it has waited for it, in ticks, or what became of its
+    /// request.
+    fn obtain_lease(
+        &mut self,
+        cause: Cause,
+        frame: &[u8],
+        timeout: Option<Timeout>,
+        turn: &mut Turn<'_, '_>,
+    ) -> Result<u32, Step> {
         if self.replies.forwarded() > 0 {
             // A change of connection is a barrier.
             self.wake_at = Some(0);
-            return if self.may_wait(turn) { Step::Blocked } else { self.unavailable(&[], &Error::Overdue, turn) };
+            return Err(if self.may_wait(turn) { Step::Blocked } else { self.unavailable(&[], &Error::Overdue, turn) });
         }
         let waited = self.since.map_or(0, |since| turn.upstream.ticks().saturating_sub(since));
         let want = LeaseWant { client: self.key, lane: self.lane, cause };
@@ -187,7 +211,7 @@ impl Session {
                     streams: false,
                     again: None,
                 }));
-                self.shorten(name, frame, route, timeout, waited, turn)
+                Ok(waited)
             }
             Leased::Wait { crowded } => {
                 let limit = match timeout {
@@ -197,15 +221,16 @@ impl Session {
                 };
                 if self.may_wait_for(limit, turn) {
                     self.leasing = true;
-                    return Step::Blocked;
+                    return Err(Step::Blocked);
                 }
                 turn.upstream.renounce(self.key);
                 (self.leasing, self.since) = (false, None);
-                self.gave_up(name, timeout, turn)
+                let name = Args::new(frame).next().unwrap_or_default();
+                Err(self.gave_up(name, timeout, turn))
             }
             Leased::Unavailable(error) => {
                 (self.leasing, self.since) = (false, None);
-                self.unavailable(&[], &error, turn)
+                Err(self.unavailable(&[], &error, turn))
             }
         }
     }
@@ -267,6 +292,10 @@ impl Session {
             turn.upstream.bury();
             return self.local_of(route, frame, turn);
         }
+        if self.state.unwatched && route == Route::Transaction(Transaction::Multi) {
+            // Its watch is lost: this one will not run, wherever it is.
+            return self.outside_block(Transaction::Multi, frame, turn);
+        }
         if !turn.upstream.lease_has_room(&hold.lease, self.key, turn.cx.waker()) {
             return self.stand_behind(turn);
         }
@@ -323,7 +352,10 @@ impl Session {
             Route::Subscription(_) | Route::Refused => return self.without_lease(name, frame, route, turn),
             Route::Leased(route::Cause::Replication) => turn.upstream.mark_offset(&hold.lease),
             Route::Transaction(Transaction::Watch) => hold.watching = true,
-            Route::Transaction(Transaction::Unwatch) => hold.watching = false,
+            Route::Transaction(Transaction::Unwatch) => {
+                hold.watching = false;
+                self.state.unwatched = false;
+            }
             Route::Transaction(Transaction::Multi) => hold.in_multi = true,
             Route::Leased(route::Cause::Monitor) => {
                 turn.upstream.open_stream(&hold.lease);
@@ -355,8 +387,61 @@ impl Session {
         }
         self.hold = None;
         turn.upstream.bury();
-        self.state.refused_multi = true;
+        self.block = Some(Box::new(Block::lost()));
         self.answer_with(turn.env, |out| build::error(refusal::NOT_IN_MULTI, out))
+    }
+
+    /// A block that cannot share a connection goes on over one of its client's own, which is told what was queued so far.
+    pub(super) fn move_block(&mut self, name: &[u8], route: Route, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
+        if self.hold.is_none() {
+            match self.obtain_lease(Cause::Transaction, frame, None, turn) {
+                Ok(_) => {}
+                Err(Step::Blocked) => return Step::Blocked,
+                Err(step) => {
+                    // The client was told so; nothing of the block runs.
+                    self.block.iter_mut().for_each(|block| block.spoil());
+                    return step;
+                }
+            }
+        }
+        if let Some(error) = turn.upstream.shared().identity().refusal_of_blocks() {
+            self.block.iter_mut().for_each(|block| block.spoil());
+            return self.answer_with(turn.env, |out| build::error(error.as_bytes(), out));
+        }
+        let Some(block) = self.block.take() else { return Step::Done };
+        turn.env.pool.memory().resized(block.capacity(), 0);
+        self.replay(block.bytes(), turn);
+        self.hold.iter_mut().for_each(|hold| hold.in_multi = true);
+        self.over_lease(name, frame, route, turn)
+    }
+
+    /// Sends what its client believes to be queued. What the server refuses of it makes EXEC fail, and the client hears it
+    /// then.
+    fn replay(&mut self, mut requests: &[u8], turn: &mut Turn<'_, '_>) {
+        let limits = Limits::default();
+        while let Ok(Some(request)) = RequestScanner::default().scan(requests, &limits) {
+            let (first, rest) = requests.split_at(request.len.min(requests.len()));
+            self.send_muted(first, turn);
+            requests = rest;
+        }
+    }
+
+    /// Sends a request over the lease that is held whose reply is not for the client.
+    fn send_muted(&mut self, request: &[u8], turn: &mut Turn<'_, '_>) {
+        let Some(hold) = &self.hold else { return };
+        let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
+        let message = Message { client: self.key, traits: Traits::default().muted(true), since: None, after };
+        self.replies.forward();
+        self.due = turn.upstream.send_leased(&hold.lease, message, None, request);
+    }
+
+    /// Its WATCH is over, wherever it was.
+    pub(super) fn forget_watch(&mut self, turn: &mut Turn<'_, '_>) {
+        self.state.unwatched = false;
+        if self.hold.as_ref().is_some_and(|hold| hold.watching) {
+            self.hold = None;
+            turn.upstream.bury();
+        }
     }
 
     /// Sends a request over the lease that is held.
@@ -398,14 +483,8 @@ impl Session {
         } else {
             inline::encode([b"SELECT".as_slice(), after.database.to_string().as_bytes()].into_iter(), &mut request);
         }
-        if let Some(hold) = &mut self.hold {
-            hold.pinned = true;
-            let traits = Traits::default().muted(true);
-            let due = if self.replies.forwarded() > 0 { self.due } else { 0 };
-            let message = Message { client: self.key, traits, since: None, after: due };
-            self.replies.forward();
-            self.due = turn.upstream.send_leased(&hold.lease, message, None, &request);
-        }
+        self.hold.iter_mut().for_each(|hold| hold.pinned = true);
+        self.send_muted(&request, turn);
         step
     }
 

@@ -53,6 +53,21 @@ fn reads_are_answered_in_the_shape_of_their_arguments() {
     }
 }
 
+/// Never a quick nil for EXEC, which would mean that a watched key has changed.
+#[test]
+fn transactions_get_the_error_whatever_is_in_them() {
+    for policy in [Policy::default(), dropping(), Policy { reads: Reads::Values, ..dropping() }] {
+        for words in ["EXEC", "MULTI", "DISCARD"] {
+            assert_eq!(with(words, &policy), Degraded::Refused, "{words}");
+        }
+        // A block begins with MULTI, and what follows is not looked at.
+        let block = b"*1\r\n$5\r\nMULTI\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n*1\r\n$4\r\nEXEC\r\n";
+        for sent in [false, true] {
+            assert_eq!(degrade(crate::resp::request::Args::new(block), sent, false, &policy), Degraded::Refused);
+        }
+    }
+}
+
 #[test]
 fn commands_that_may_write_are_answered_while_they_only_read() {
     for (words, empty) in [

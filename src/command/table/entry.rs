@@ -150,6 +150,25 @@ pub enum Origin {
     },
 }
 
+impl Origin {
+    /// Whether a server of this major and minor version may be without it: it is newer, or of the other family (Valkey
+    /// parted from Redis at 7.2). Nothing is known of a server's modules, so theirs count as there.
+    #[must_use]
+    pub fn may_be_missing(self, is_valkey: bool, version: (u32, u32)) -> bool {
+        match self {
+            Self::Core { since } => release(since) > if is_valkey { version.min((7, 2)) } else { version },
+            Self::Valkey { since } => !is_valkey || release(since) > version,
+            Self::Module { .. } => false,
+        }
+    }
+}
+
+/// Major and minor number of a version.
+fn release(text: &str) -> (u32, u32) {
+    let mut numbers = text.split('.').map(|number| number.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
 /// No keys.
 pub(super) const NONE: Keys = Keys::None;
 /// One key, the first argument.

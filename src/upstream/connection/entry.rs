@@ -163,6 +163,8 @@ pub(crate) struct Unanswered {
     pub(crate) entry: InFlight,
     /// Its bytes; empty if they were not kept.
     pub(crate) request: Vec<u8>,
+    /// If it is a block, how many replies come before the one that counts; else none.
+    pub(crate) preface: u32,
     /// Its last byte was handed to the kernel, or may yet be.
     pub(crate) sent: bool,
     /// Part of its reply was passed on.
@@ -174,8 +176,8 @@ pub(crate) trait Replies {
     /// Takes `buffer[range]`, the next bytes of the reply to `entry`; with `complete` they end it. The bytes need not be
     /// copied before [`Replies::flush`].
     fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool);
-    /// The reply to `entry` will not come, or not the rest of it. `request` is what it asked, if that was kept; `buffer` as
-    /// in [`Replies::deliver`].
+    /// The reply to `entry` will not come, or not the rest of it. `request` is what it asked, if that was kept (of a block
+    /// all of it, MULTI first); `buffer` as in [`Replies::deliver`].
     fn fail(&mut self, entry: InFlight, request: &[u8], failure: Failure, buffer: &[u8]);
     /// The unanswered requests of this client are on no connection just now, or on another than they were sent on.
     fn moved(&mut self, client: ClientKey);

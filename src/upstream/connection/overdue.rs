@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::mem;
 
+use super::block::preface_of;
 use super::{ClientKey, Connection, InFlight, Unanswered};
 use crate::buffer::ChunkPool;
 use crate::upstream::breaker::Change;
@@ -109,7 +110,8 @@ impl Connection {
                 request.clear();
             }
             let sent = entry.end <= self.outgoing.written();
-            taken.push(Unanswered { entry: *entry, request, sent, begun: false });
+            let preface = preface_of(&self.blocks, entry.end);
+            taken.push(Unanswered { entry: *entry, request, preface, sent, begun: false });
             entry.client = ClientKey::NOBODY;
             entry.traits = entry.traits.late();
         }
@@ -132,7 +134,8 @@ impl Connection {
             if !self.outgoing.copy(range, &mut request) {
                 request.clear();
             }
-            taken.push(Unanswered { entry, request, sent, begun: at == 0 && streaming });
+            let preface = preface_of(&self.blocks, entry.end);
+            taken.push(Unanswered { entry, request, preface, sent, begun: at == 0 && streaming });
         }
         if late > 0 || !taken.is_empty() {
             // What the kernel still holds is not to be sent any more.

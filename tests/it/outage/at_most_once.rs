@@ -2,6 +2,7 @@
 //!
 //! `OUTRIGGER_ROUNDS` says how many rounds there are, `OUTRIGGER_SEED` repeats the choices of a run (not its timing).
 
+use super::crowd::WITH_TRANSACTIONS;
 use super::history::Heard;
 use super::stage::{Frozen, RECOVERY, Stage, durable_server, last, number, seed};
 use crate::support::{Fault, Kind, Server, is_direct};
@@ -126,7 +127,7 @@ fn writes_run_at_most_once_with_the_default_limit() {
 /// All these rounds, one after the other, each once everybody is served again.
 fn run(name: &str, kind: Kind, limit: Duration, rounds: &[Round], rng: &mut fastrand::Rng) {
     let mut server = durable_server(kind);
-    let mut stage = Stage::with_everybody(&server, limit);
+    let mut stage = Stage::before(&server, limit, &WITH_TRANSACTIONS);
     let start = Instant::now();
     for (number, round) in rounds.iter().enumerate() {
         print!("{name}: round {number} at {:.1} s, {round:?}", start.elapsed().as_secs_f32());

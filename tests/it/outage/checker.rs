@@ -4,7 +4,8 @@
 //! alone: what was acknowledged is there once; what was refused is not; what is indeterminate is there once or not at all,
 //! and never behind something acknowledged later, whatever that wrote: once a read lacks it after such an acknowledgement,
 //! it must never come. A read may come back empty unless Redis was known to be well. What it does hold must be this
-//! client's own, no older than what it knows to have happened, and not yet to be written.
+//! client's own, no older than what it knows to have happened, and not yet to be written. Of a transaction all has run or
+//! nothing.
 
 mod tests;
 
@@ -71,6 +72,9 @@ pub fn check(history: &History, held: &Held) -> Vec<Complaint> {
     judge.list_replies(&held.list);
     judge.count(held.count);
     judge.text(&held.text);
+    if history.is_whole {
+        judge.whole(held);
+    }
     judge.complaints
 }
 
@@ -102,6 +106,15 @@ impl Judge<'_> {
             if *is_calm && (is_failure || *heard == Heard::Nothing) {
                 self.complain(Wrong::Lost, format!("{asked:?} heard {heard:?} although Redis is well"));
             }
+        }
+    }
+
+    /// As often as the list has grown, the counter has.
+    fn whole(&mut self, held: &Held) {
+        let at_first = Held::at_first(self.client);
+        let (grown, counted) = (held.list.len() - at_first.list.len(), held.count.abs_diff(at_first.count));
+        if counted != grown as u64 {
+            self.complain(Wrong::Lost, format!("{grown} entries and {counted} counted: a transaction ran in part"));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::checker::{Complaint, Held, check};
 use super::history::{Asked, COUNT_SPACING, Event, Heard, History};
-use crate::support::{Client, Figures, Over, Server, command, wait_until};
+use crate::support::{Client, Figures, Over, Server, command, frame_length, wait_until, words};
 use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -33,12 +33,23 @@ pub enum Habit {
     Writes,
     /// Everything, many at a time.
     Pipelines,
+    /// Writes of every kind together, in a transaction, and reads.
+    Transacts,
 }
 
 /// Some of each habit, in both protocols.
 pub const EVERYBODY: [Habit; 12] = {
     use Habit::{Pipelines, Reads, Writes};
     [Writes, Writes, Reads, Reads, Pipelines, Pipelines, Writes, Writes, Reads, Reads, Pipelines, Pipelines]
+};
+
+/// The same, and some who make transactions.
+pub const WITH_TRANSACTIONS: [Habit; 16] = {
+    use Habit::{Pipelines, Reads, Transacts, Writes};
+    [
+        Writes, Writes, Reads, Reads, Pipelines, Pipelines, Writes, Writes, Reads, Reads, Pipelines, Pipelines,
+        Transacts, Transacts, Transacts, Transacts,
+    ]
 };
 
 /// Clients that go on until they are told to [finish](Crowd::finish).
@@ -167,10 +178,10 @@ impl Member {
             // Thinking, not waiting: nothing is to happen meanwhile.
             thread::sleep(THINKING.mul_f32(self.rng.f32()));
         }
-        for asked in self.everything() {
-            self.ask(&mut client, &[asked], true);
+        for requests in self.everything() {
+            self.ask(&mut client, &requests, true);
         }
-        History { client: self.number, events: self.events }
+        History { client: self.number, events: self.events, is_whole: self.habit == Habit::Transacts }
     }
 
     fn connect(&self) -> Client {
@@ -188,6 +199,9 @@ impl Member {
 
     /// What to ask next, together.
     fn think_of_something(&mut self) -> Vec<Asked> {
+        if self.habit == Habit::Transacts && self.rng.u8(..3) > 0 {
+            return self.one_of_each_write().to_vec();
+        }
         let count = if self.habit == Habit::Pipelines { self.rng.usize(2..=PIPELINE) } else { 1 };
         (0..count).map(|_| self.any()).collect()
     }
@@ -195,9 +209,9 @@ impl Member {
     fn any(&mut self) -> Asked {
         match (self.habit, self.rng.u8(..8)) {
             (Habit::ReadsLarge, _) | (Habit::Reads, 0..3) => Asked::ReadFixed,
-            (Habit::Reads, 3..5) | (_, 0) => Asked::ReadList,
-            (Habit::Reads, 5) | (_, 1) => Asked::ReadCount,
-            (Habit::Reads, _) | (_, 2) => Asked::ReadText,
+            (Habit::Reads | Habit::Transacts, 3..5) | (_, 0) => Asked::ReadList,
+            (Habit::Reads | Habit::Transacts, 5) | (_, 1) => Asked::ReadCount,
+            (Habit::Reads | Habit::Transacts, _) | (_, 2) => Asked::ReadText,
             (Habit::Writes | Habit::Pipelines, 3) => Asked::Put(self.next_id()),
             (Habit::Writes | Habit::Pipelines, 4..6) => Asked::Count,
             (Habit::Writes | Habit::Pipelines, _) => Asked::Append(self.next_id()),
@@ -205,15 +219,19 @@ impl Member {
     }
 
     /// One of each, so that the last effects are seen.
-    fn everything(&mut self) -> Vec<Asked> {
+    fn everything(&mut self) -> Vec<Vec<Asked>> {
+        let mut all = match self.habit {
+            Habit::Reads | Habit::ReadsLarge => Vec::new(),
+            Habit::Writes | Habit::Pipelines => self.one_of_each_write().map(|asked| vec![asked]).to_vec(),
+            Habit::Transacts => vec![self.one_of_each_write().to_vec()],
+        };
         let reads = [Asked::ReadFixed, Asked::ReadList, Asked::ReadCount, Asked::ReadText];
-        match self.habit {
-            Habit::Reads | Habit::ReadsLarge => reads.to_vec(),
-            Habit::Writes | Habit::Pipelines => {
-                let writes = [Asked::Count, Asked::Append(self.next_id()), Asked::Put(self.next_id())];
-                [writes.as_slice(), &reads].concat()
-            }
-        }
+        all.extend(reads.map(|asked| vec![asked]));
+        all
+    }
+
+    const fn one_of_each_write(&mut self) -> [Asked; 3] {
+        [Asked::Count, Asked::Append(self.next_id()), Asked::Put(self.next_id())]
     }
 
     const fn next_id(&mut self) -> u64 {
@@ -223,13 +241,23 @@ impl Member {
 
     /// Sends these requests at once and writes down what comes back; a new connection if this one ends.
     fn ask(&mut self, client: &mut Client, requests: &[Asked], is_calm: bool) {
-        let bytes: Vec<_> = requests.iter().map(|asked| asked.request(self.number)).collect();
+        let is_transaction = self.habit == Habit::Transacts && requests.len() > 1;
+        let mut bytes: Vec<_> = requests.iter().map(|asked| asked.request(self.number)).collect();
+        if is_transaction {
+            bytes.insert(0, words("MULTI"));
+            bytes.push(words("EXEC"));
+        }
         let start = Instant::now();
         // What ends here has an end to be read, too.
         drop(client.try_send(&bytes.concat()));
+        let mut together = is_transaction.then(|| self.hear_transaction(client, requests).into_iter());
         let mut ended = false;
         for asked in requests {
-            let heard = if ended { Heard::Closed(0) } else { self.hear(client, *asked) };
+            let heard = match together.as_mut().and_then(Iterator::next) {
+                Some(heard) => heard,
+                None if ended => Heard::Closed(0),
+                None => self.hear(client, *asked),
+            };
             ended |= matches!(heard, Heard::Closed(_) | Heard::Cut);
             if heard.is_served() {
                 self.served.fetch_max(micros(start - self.start), Relaxed);
@@ -239,6 +267,30 @@ impl Member {
         if ended {
             *client = self.connect();
         }
+    }
+
+    /// What a transaction of these requests hears, for each of them.
+    fn hear_transaction(&self, client: &mut Client, requests: &[Asked]) -> Vec<Heard> {
+        let all = |heard: Heard| vec![heard; requests.len()];
+        let mut reply = Vec::new();
+        for number in 0..requests.len() + 2 {
+            let Ok(Some(next)) = client.try_reply() else { return all(Heard::Closed(0)) };
+            let due: &[u8] = if number == 0 { b"+OK\r\n" } else { b"+QUEUED\r\n" };
+            if number <= requests.len() && next != due {
+                return all(Heard::Strange(next.escape_ascii().to_string()));
+            }
+            reply = next;
+        }
+        let head = format!("*{}\r\n", requests.len());
+        let Some(mut rest) = reply.strip_prefix(head.as_bytes()) else {
+            return all(Heard::of(requests[0], &reply, self.resp3, &self.fixed));
+        };
+        let hear = |asked: &Asked| {
+            let (own, others) = rest.split_at(frame_length(rest).expect("the reply is whole"));
+            rest = others;
+            Heard::of(*asked, own, self.resp3, &self.fixed)
+        };
+        requests.iter().map(hear).collect()
     }
 
     fn hear(&self, client: &mut Client, asked: Asked) -> Heard {

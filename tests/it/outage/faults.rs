@@ -1,7 +1,7 @@
 //! Each fault by itself: whoever asks meanwhile is answered in time, readers without an error, writers with the truth; nobody
 //! loses a connection, nobody sees what is not theirs, and full service comes back by itself.
 
-use super::crowd::Habit;
+use super::crowd::{Habit, WITH_TRANSACTIONS};
 use super::stage::{RECOVERY, Stage, durable_server, last};
 use crate::support::{Client, Fault, Kind, PATIENCE, Server, alone, is_direct, wait_until};
 use std::time::{Duration, Instant};
@@ -165,7 +165,7 @@ fn alone_readonly_flip() {
     let new = durable_server(Kind::Redis70);
     let port = |server: &Server| server.address().split(':').nth(1).expect("an address has a port").to_owned();
     new.connect().ask(&format!("REPLICAOF 127.0.0.1 {}", port(&old)));
-    let mut stage = Stage::with_everybody(&old, LIMIT);
+    let mut stage = Stage::before(&old, LIMIT, &WITH_TRANSACTIONS);
     wait_until("the replica follows", PATIENCE, || {
         old.info("replication").get("slave0").is_some_and(|replica| replica.contains("state=online"))
     });

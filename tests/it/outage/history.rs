@@ -15,6 +15,8 @@ pub struct History {
     pub client: u64,
     /// In the order of the requests.
     pub events: Vec<Event>,
+    /// It has written its list, its counter and its text only together, in transactions.
+    pub is_whole: bool,
 }
 
 /// One request and its reply.

@@ -315,8 +315,8 @@ impl Line {
 
     /// Answers until the proxy's handshake is over, but for a SELECT; none if it does not come so far.
     ///
-    /// CLIENT INFO ends it; where the proxy asks for HELLO twice, because it does not know this server yet, the CLIENT KILL
-    /// of nobody by which it learns whether it may use that.
+    /// CLIENT INFO ends it; where the proxy asks for HELLO twice, because it does not know this server yet, it also tries a
+    /// block of nothing, and then the CLIENT KILL of nobody ends it, to learn whether it may use these.
     fn shake_hands(mut self, mood: &Mutex<Mood>) -> io::Result<Option<Self>> {
         let at_first = *locked(mood);
         match at_first {
@@ -334,7 +334,12 @@ impl Line {
         let mut greetings = 0;
         while let Some(request) = self.try_next()? {
             let words = shown(&request);
-            let Some(mut reply) = self.housekeeping(&request) else { return Ok(None) };
+            let block = match words.as_str() {
+                "MULTI" => Some(b"+OK\r\n".to_vec()),
+                "EXEC" => Some(b"*0\r\n".to_vec()),
+                _ => None,
+            };
+            let Some(mut reply) = block.or_else(|| self.housekeeping(&request)) else { return Ok(None) };
             let now = *locked(mood);
             if let Mood::Refuses(refused, refusal) = now
                 && words.starts_with(refused)

@@ -15,7 +15,8 @@ fn wrongs(events: &[(Asked, Heard)], list: &[u64], counted: u64, text: u64) -> V
         took: Duration::ZERO,
         is_calm: false,
     };
-    let history = History { client: CLIENT, events: events.iter().map(event).collect() };
+    let events = events.iter().map(event).collect();
+    let history = History { client: CLIENT, events, is_whole: false };
     let list = list.iter().map(|id| entry(*id)).collect();
     let held = Held { list, count: BASE + counted, text: entry(text) };
     check(&history, &held).iter().map(|complaint| complaint.wrong).collect()
@@ -183,7 +184,24 @@ fn a_reply_of_the_wrong_kind_is_seen() {
 #[test]
 fn nothing_is_no_answer_while_redis_is_well() {
     let event = Event { asked: Asked::ReadText, heard: Heard::Nothing, took: Duration::ZERO, is_calm: true };
-    let history = History { client: CLIENT, events: vec![event] };
+    let history = History { client: CLIENT, events: vec![event], is_whole: false };
     let complaints = check(&history, &Held::at_first(CLIENT));
     assert_eq!(complaints.iter().map(|complaint| complaint.wrong).collect::<Vec<_>>(), [Wrong::Lost]);
+}
+
+#[test]
+fn a_transaction_that_ran_in_part_is_wrong() {
+    let events = [Asked::Count, Asked::Append(1)].map(|asked| Event {
+        asked,
+        heard: Heard::Indeterminate,
+        took: Duration::ZERO,
+        is_calm: false,
+    });
+    let history = History { client: CLIENT, events: events.to_vec(), is_whole: true };
+    let wrongs = |list: &[u64], counted: u64| {
+        let list = list.iter().map(|id| entry(*id)).collect();
+        check(&history, &Held { list, count: BASE + counted, text: entry(0) }).len()
+    };
+    assert_eq!([wrongs(&[0], 0), wrongs(&[0, 1], 1)], [0, 0]);
+    assert_eq!([wrongs(&[0], 1), wrongs(&[0, 1], 0)], [1, 1]);
 }
