@@ -208,8 +208,6 @@ pub(crate) struct Upstream {
     overdue: (usize, bool, u32),
     /// Requests parked at lanes.
     parked: usize,
-    /// Counts how often writes may have been lost with a connection, or left behind at a server that is no primary.
-    losses: u32,
     budget: Budget,
     /// Requests sent since the last tick.
     sent: u64,
@@ -247,7 +245,6 @@ impl Upstream {
             overloads: (0, 0),
             overdue: (0, false, 0),
             parked: 0,
-            losses: 0,
             budget: Budget::new(),
             sent: 0,
             origin: Instant::now(),
@@ -293,11 +290,6 @@ impl Upstream {
     /// The worker's clock, in ticks of 100 ms.
     pub(crate) fn ticks(&self) -> u32 {
         self.ticks
-    }
-
-    /// Counts losses of connections: what was written before one of them need not be where what is written now is.
-    pub(crate) fn losses(&self) -> u32 {
-        self.losses
     }
 
     /// What an ordinary request may take in all, in ticks.

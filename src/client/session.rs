@@ -121,8 +121,8 @@ pub(super) struct Session {
     hold: Option<Box<Hold>>,
     /// It waits for one.
     leasing: bool,
-    /// [`Upstream::losses`] when it last sent something that may have written.
-    wrote: Option<u32>,
+    /// Where it last sent something that may have written.
+    wrote: Option<ConnectionId>,
     /// It gets the error while Redis cannot be asked, and never an empty answer.
     strict: bool,
     scanner: RequestScanner,
@@ -461,7 +461,7 @@ impl Session {
         let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
         self.bound = Some(id);
         if !manner.repeatable {
-            self.wrote = Some(turn.upstream.losses());
+            self.wrote = Some(id);
         }
         self.replies.forward();
         Message { client: self.key, traits, since: self.since, after }

@@ -6,7 +6,7 @@
 //! rights, whether it is a replica) is said at EXEC.
 //!
 //! What cannot share a connection, or what the server knows better than the table, is not decided here:
-//! [`Verdict::NeedsLease`]. [`Block::bytes`] is what a connection of the client's own would have to be sent before it.
+//! [`Verdict::NeedsLease`]. [`Block::replay`] is what a connection of the client's own would have to be sent before it.
 
 use super::refusal;
 use crate::command::route::{Cause, Local, Route, Transaction};
@@ -24,6 +24,9 @@ const MAX_BYTES: usize = 1024 * 1024;
 const FIRST_ROOM: usize = 256;
 
 const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
+
+/// MULTI, and a command that every server refuses.
+const SPOILED: &[u8] = b"*1\r\n$5\r\nMULTI\r\n*1\r\n$3\r\nGET\r\n";
 
 const EXEC: &[u8] = b"*1\r\n$4\r\nEXEC\r\n";
 
@@ -114,9 +117,10 @@ impl Block {
         self.slow
     }
 
-    /// MULTI and the commands so far, as they are to be sent, unless it is dirty.
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// What a connection of the client's own has to be sent first: MULTI and the commands so far. If nothing of the block may
+    /// run, because it is dirty or because nobody watches what was to be watched, something that makes EXEC fail there too.
+    pub(super) fn replay(&self, unwatched: bool) -> &[u8] {
+        if self.dirty || unwatched { SPOILED } else { &self.bytes }
     }
 
     /// Bytes of memory that it takes.
@@ -224,7 +228,7 @@ mod tests {
         }
         assert!(!block.is_slow() && !block.is_dirty());
         assert_eq!(block.preface(), 8);
-        assert!(block.bytes().starts_with(&[request("MULTI"), request("SET k v")].concat()));
+        assert!(block.bytes.starts_with(&[request("MULTI"), request("SET k v")].concat()));
         assert_eq!(queue(&mut block, "EVAL x 0", None), Verdict::Queued);
         assert!(block.is_slow());
         assert!(block.close().ends_with(&[request("EVAL x 0"), request("EXEC")].concat()));
@@ -237,10 +241,10 @@ mod tests {
                 let mut block = Block::open();
                 let error = format!("ERR wrong number of arguments for '{name}' command");
                 assert_eq!(queue(&mut block, text, release), refused(&error));
-                assert!(block.is_dirty() && block.bytes().is_empty());
+                assert!(block.is_dirty() && block.bytes.is_empty());
                 assert_eq!(queue(&mut block, "SET k v", release), Verdict::Queued);
                 assert_eq!(queue(&mut block, "SELECT 3", release), Verdict::Queued, "no lease for what never runs");
-                assert!(block.bytes().is_empty(), "nothing is kept for a block that will not run");
+                assert!(block.bytes.is_empty(), "nothing is kept for a block that will not run");
             }
         }
     }
@@ -291,7 +295,7 @@ mod tests {
         ] {
             let mut block = Block::open();
             assert_eq!(queue(&mut block, text, release), Verdict::NeedsLease, "{text}");
-            assert_eq!(block.bytes(), request("MULTI"), "{text}: the block is as it was");
+            assert_eq!(block.bytes, request("MULTI"), "{text}: the block is as it was");
         }
     }
 

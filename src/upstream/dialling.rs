@@ -472,7 +472,6 @@ impl Upstream {
     /// The server has become a replica: connections take no more requests, finish what they have, and are closed.
     pub(super) fn renew(&mut self) {
         let current = self.shared.renewals.load(Ordering::Relaxed);
-        self.losses = self.losses.wrapping_add(1);
         for id in self.ids() {
             let old = |entry: &mut Entry| {
                 // A lease that is held moves when it is given back.

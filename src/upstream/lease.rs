@@ -41,6 +41,8 @@ pub(crate) struct LeaseWant {
     pub(crate) lane: LaneId,
     /// Why it cannot share a connection.
     pub(crate) cause: Cause,
+    /// It must be this one, also if it is one of the lane's: it waits for what it wrote there.
+    pub(crate) on: Option<ConnectionId>,
 }
 
 /// The answer to [`Upstream::lease`].
@@ -63,6 +65,13 @@ pub(crate) struct Lease {
 }
 
 type Dropped = Rc<RefCell<Vec<ConnectionId>>>;
+
+impl Lease {
+    /// The connection.
+    pub(crate) fn id(&self) -> ConnectionId {
+        self.id
+    }
+}
 
 impl Drop for Lease {
     fn drop(&mut self) {
@@ -126,7 +135,15 @@ impl Upstream {
         if self.leases.waiting.get(place).filter(has_slot).is_none() {
             return Leased::Wait { crowded: true };
         }
-        if let Some(id) = self.idle_lease(want.lane) {
+        let found = match want.on {
+            Some(id) => self.promote(id),
+            None => self.idle_lease(want.lane),
+        };
+        if found.is_none() && want.on.is_some() {
+            self.renounce(want.client);
+            return Leased::Unavailable(Error::Closed);
+        }
+        if let Some(id) = found {
             let Waiter { turn: Turn::Come(slot), .. } = self.leases.waiting.remove(place) else {
                 return Leased::Wait { crowded: true };
             };
@@ -141,6 +158,9 @@ impl Upstream {
 
     /// Whether there is any use in waiting.
     fn may_lease(&mut self, want: LeaseWant) -> Result<(), Error> {
+        if want.on.is_some_and(|id| self.connection(id).is_none()) {
+            return Err(Error::Closed);
+        }
         if !self.view.state.serves() {
             self.shared.demand(self.worker);
             self.demand = Some(want.lane);
@@ -211,6 +231,24 @@ impl Upstream {
         };
         let place = self.leases.idle.iter().rposition(is_ready)?;
         Some(self.leases.idle.remove(place))
+    }
+
+    /// Takes a connection out of its lane, to be one client's: others get the replies that they wait for, and send no more.
+    fn promote(&mut self, id: ConnectionId) -> Option<ConnectionId> {
+        let entry = self.entry(id)?;
+        if entry.holder.is_some() || entry.connection.is_withdrawn() || entry.connection.is_sidelined() {
+            return None;
+        }
+        if entry.usage == Use::Lease {
+            self.forget_lease(id);
+            return Some(id);
+        }
+        entry.usage = Use::Lease;
+        entry.connection.set_window(0);
+        let lane = entry.lane;
+        self.lanes.get_mut(lane).into_iter().for_each(|lane| lane.remove(id));
+        self.shared.count_usable(false);
+        Some(id)
     }
 
     /// An idle connection of any lane.
@@ -296,13 +334,6 @@ impl Upstream {
         self.entry(lease.id).into_iter().for_each(|entry| entry.name = name.into());
     }
 
-    /// Has the server note, for WAIT on this connection, how far the stream to its replicas has come: it does so after every
-    /// command. (`processCommand` in Redis sets `woff`, the offset that WAIT waits for.)
-    pub(crate) fn mark_offset(&mut self, lease: &Lease) {
-        let message = Message { client: ClientKey::NOBODY, traits: Traits::default(), since: None, after: 0 };
-        self.send(lease.id, message, super::PING);
-    }
-
     /// What comes over the connection of a lease from its next reply on is a stream.
     pub(crate) fn open_stream(&mut self, lease: &Lease) {
         self.connection(lease.id).into_iter().for_each(Connection::open_stream);
@@ -362,7 +393,6 @@ impl Upstream {
         let (taken, _) = entry.connection.close(&mut self.pool);
         if lost {
             self.doubt_server();
-            self.losses = self.losses.wrapping_add(1);
             match &holder {
                 Some(_) => tracing::info!(%error, in_flight = taken.len(), "lost a leased upstream connection"),
                 None => tracing::debug!(%error, "lost an idle upstream connection"),

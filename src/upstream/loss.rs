@@ -49,7 +49,6 @@ impl Upstream {
         let fence = self.fence_for(id);
         let Some(entry) = self.remove(id) else { return };
         self.doubt_server();
-        self.losses = self.losses.wrapping_add(1);
         let (lane, view, served) = (entry.lane, entry.connection.view(), entry.connection.has_served());
         let owes_write = entry.connection.owes_write();
         let in_flight = entry.connection.in_flight();
@@ -89,7 +88,6 @@ impl Upstream {
     pub(super) fn end(&mut self, id: ConnectionId) {
         let Some(entry) = self.remove(id) else { return };
         self.doubt_server();
-        self.losses = self.losses.wrapping_add(1);
         let (_, changes) = entry.connection.close(&mut self.pool);
         changes.into_iter().for_each(|change| self.shared.announce(change));
     }

@@ -379,7 +379,8 @@ impl Upstream {
 
     fn set_windows(&mut self) {
         let window = self.window;
-        self.connections.iter_mut().for_each(|(_, entry)| entry.connection.set_window(window));
+        let lanes = self.connections.iter_mut().filter(|(_, entry)| entry.usage != Use::Lease);
+        lanes.for_each(|(_, entry)| entry.connection.set_window(window));
     }
 
     /// Keeps connections at rest alive, asks those of an open breaker whether Redis serves again, retires what is not needed.

@@ -22,7 +22,7 @@ use crate::resp::build;
 use crate::resp::inline;
 use crate::resp::request::{Args, Limits, RequestScanner};
 use crate::upstream::{
-    Cause, Error, Failure, Lease, LeaseWant, Leased, Message, Outcome, Protocol, Traits, Upstream, Why,
+    Cause, ConnectionId, Error, Failure, Lease, LeaseWant, Leased, Message, Outcome, Protocol, Traits, Upstream, Why,
 };
 
 /// How long a client waits for a lease, in ticks of 100 ms, unless its command says how long it is ready to wait.
@@ -164,10 +164,9 @@ impl Session {
     pub(super) fn over_new_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         let cause = cause_of(route);
         let timeout = if cause == Cause::Blocking { timeout_of(frame) } else { None };
-        if let Some(step) = self.lost_what_it_wrote(route, turn) {
-            return step;
-        }
-        match self.obtain_lease(cause, frame, timeout, turn) {
+        // WAIT concerns what was written over its connection.
+        let on = self.wrote.filter(|_| route == Route::Leased(route::Cause::Replication));
+        match self.obtain_lease(cause, on, frame, timeout, turn) {
             Ok(waited) => self.shorten(name, frame, route, timeout, waited, turn),
             Err(Step::Blocked) => Step::Blocked,
             Err(step) => {
@@ -183,6 +182,7 @@ impl Session {
     fn obtain_lease(
         &mut self,
         cause: Cause,
+        on: Option<ConnectionId>,
         frame: &[u8],
         timeout: Option<Timeout>,
         turn: &mut Turn<'_, '_>,
@@ -193,7 +193,7 @@ impl Session {
             return Err(if self.may_wait(turn) { Step::Blocked } else { self.unavailable(&[], &Error::Overdue, turn) });
         }
         let waited = self.since.map_or(0, |since| turn.upstream.ticks().saturating_sub(since));
-        let want = LeaseWant { client: self.key, lane: self.lane, cause };
+        let want = LeaseWant { client: self.key, lane: self.lane, cause, on };
         match turn.upstream.lease(want, turn.cx.waker()) {
             Leased::Ready(lease) => {
                 (self.leasing, self.since) = (false, None);
@@ -230,19 +230,14 @@ impl Session {
             }
             Leased::Unavailable(error) => {
                 (self.leasing, self.since) = (false, None);
+                if on.is_some() && matches!(error, Error::Closed) {
+                    // Nobody knows where what it wrote is.
+                    let lost = Failure { outcome: Outcome::Unknown, why: Why::Lost };
+                    return Err(self.answer_with(turn.env, |out| build::error(lost.text(), out)));
+                }
                 Err(self.unavailable(&[], &error, turn))
             }
         }
-    }
-
-    /// WAIT concerns what its client wrote. If a connection was lost since, nobody knows where that is.
-    fn lost_what_it_wrote(&mut self, route: Route, turn: &mut Turn<'_, '_>) -> Option<Step> {
-        let lost = self.wrote.is_some_and(|then| then != turn.upstream.losses());
-        if route != Route::Leased(route::Cause::Replication) || !lost {
-            return None;
-        }
-        let failure = Failure { outcome: Outcome::Unknown, why: Why::Lost };
-        Some(self.answer_with(turn.env, |out| build::error(failure.text(), out)))
     }
 
     /// Sends a request that has waited for its lease; the time it waited is not to be waited again.
@@ -309,6 +304,7 @@ impl Session {
                 Route::Local(Local::Auth | Local::ClientReply) => return self.spoil_multi(turn),
                 Route::Transaction(Transaction::Exec | Transaction::Discard) => {
                     (hold.in_multi, hold.watching) = (false, false);
+                    self.state.unwatched = false;
                 }
                 Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => {
                     if self.replies.forwarded() > 0 {
@@ -350,7 +346,6 @@ impl Session {
         match route {
             Route::Local(_) => return self.local_beside(frame, route, turn),
             Route::Subscription(_) | Route::Refused => return self.without_lease(name, frame, route, turn),
-            Route::Leased(route::Cause::Replication) => turn.upstream.mark_offset(&hold.lease),
             Route::Transaction(Transaction::Watch) => hold.watching = true,
             Route::Transaction(Transaction::Unwatch) => {
                 hold.watching = false;
@@ -364,6 +359,7 @@ impl Session {
             Route::Leased(
                 route::Cause::Administration
                 | route::Cause::Blocking
+                | route::Cause::Replication
                 | route::Cause::Unknown
                 | route::Cause::UnknownSubcommand,
             )
@@ -394,7 +390,7 @@ impl Session {
     /// A block that cannot share a connection goes on over one of its client's own, which is told what was queued so far.
     pub(super) fn move_block(&mut self, name: &[u8], route: Route, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
         if self.hold.is_none() {
-            match self.obtain_lease(Cause::Transaction, frame, None, turn) {
+            match self.obtain_lease(Cause::Transaction, None, frame, None, turn) {
                 Ok(_) => {}
                 Err(Step::Blocked) => return Step::Blocked,
                 Err(step) => {
@@ -410,7 +406,7 @@ impl Session {
         }
         let Some(block) = self.block.take() else { return Step::Done };
         turn.env.pool.memory().resized(block.capacity(), 0);
-        self.replay(block.bytes(), turn);
+        self.replay(block.replay(self.state.unwatched), turn);
         self.hold.iter_mut().for_each(|hold| hold.in_multi = true);
         self.over_lease(name, frame, route, turn)
     }
@@ -454,7 +450,7 @@ impl Session {
     ) -> Step {
         let Some(hold) = &self.hold else { return Step::Done };
         if !manner.repeatable {
-            self.wrote = Some(turn.upstream.losses());
+            self.wrote = Some(hold.lease.id());
         }
         let traits = Traits::new(manner.slow, manner.repeatable && !hold.in_multi, manner.script)
             .muted(self.state.mutes_next())
