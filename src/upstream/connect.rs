@@ -638,3 +638,19 @@ fn refused(step: &'static str, reply: &OwnedFrame) -> Error {
     };
     Error::Refused { step, reply }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_release_fits_into_a_number() {
+        assert_eq!(Release::unpack(0), None);
+        for is_valkey in [false, true] {
+            for version in [(0, 0), (6, 2), (7, 4), (9, 1), (255, 65_535)] {
+                let release = Release { is_valkey, version };
+                assert_eq!(Release::unpack(release.pack()), Some(release));
+            }
+        }
+    }
+}

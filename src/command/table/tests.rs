@@ -100,6 +100,22 @@ fn arity_counts_the_name() {
 }
 
 #[test]
+fn a_server_may_be_without_what_is_newer_or_of_the_other_family() {
+    let missing =
+        |name: &str, is_valkey, version| find(name.as_bytes()).unwrap().origin.may_be_missing(is_valkey, version);
+    assert!(!missing("get", false, (6, 2)) && !missing("get", true, (9, 1)));
+    assert!(missing("expiretime", false, (6, 2)) && !missing("expiretime", false, (7, 0)));
+    assert!(!missing("expiretime", true, (7, 2)) && !missing("waitaof", true, (9, 1)), "they had it in common");
+    assert!(
+        missing("hexpire", true, (9, 1)) && !missing("hexpire", false, (7, 4)),
+        "Redis made it when they had parted"
+    );
+    assert!(missing("commandlog", true, (8, 0)) && !missing("commandlog", true, (8, 1)));
+    assert!(missing("commandlog", false, (8, 1)));
+    assert!(!missing("json.get", false, (6, 2)), "nobody knows");
+}
+
+#[test]
 fn eight_bytes_are_lowered_as_one_by_one() {
     for byte in 0..=u8::MAX {
         let others = [b'A', b'Z', b'@', b'[', byte.wrapping_add(1), byte ^ 0x80, 0];

@@ -391,3 +391,25 @@ fn a_client_that_leaves_takes_nothing_from_its_neighbours() {
     scene.line.say(&[DONE, b"+mine\r\n"].concat());
     assert_eq!(scene.other.reply(), b"+mine\r\n");
 }
+
+/// While Redis is being tried out again a transaction is refused: nobody would know what became of it if the trial failed.
+#[test]
+fn a_transaction_is_no_trial() {
+    if is_direct() {
+        return;
+    }
+    let mut scene = Scene::set();
+    scene.upstream.turn(Mood::HangsUp);
+    drop(scene.line);
+    wait_until("the breaker is open", PATIENCE, || {
+        assert_eq!(scene.client.ask("GET k"), b"$-1\r\n");
+        scene.proxy.logged(r#""state":"open""#) > 0
+    });
+    // Nothing is said on the connection that is made now, so that every trial is under way.
+    scene.upstream.turn(Mood::Well);
+    wait_until("Redis can be reached", PATIENCE, || scene.proxy.logged(r#""state":"half-open""#) > 0);
+    begin(&mut scene.client);
+    assert_eq!(shown(&scene.client.reply()), "-UNAVAILABLE circuit open, command not sent\\r\\n");
+    scene.upstream.echo();
+    wait_until("Redis serves again", PATIENCE, || scene.client.ask("GET k") == b"$1\r\nk\r\n");
+}
