@@ -333,7 +333,7 @@ mod tests {
         let plain = Policy::default();
         has("MULTI", &plain, &["keeps the commands of a transaction until EXEC", "the same as ever"]);
         has("EXEC", &plain, &["the transaction in one piece", "-UNAVAILABLE", "-INDETERMINATE", "a nil would mean"]);
-        has("WATCH k", &plain, &["not offered yet", "the same error as ever"]);
+        has("WATCH k", &plain, &["a connection of the client's own", "-UNAVAILABLE"]);
     }
 
     #[test]

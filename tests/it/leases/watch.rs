@@ -125,7 +125,8 @@ fn a_watch_whose_connection_is_lost_ends_in_execabort() {
     client.ask("SET w unwatched");
     assert_eq!(client.ask("EXEC"), abort);
     assert_eq!(client.ask("GET w"), b"$-1\r\n");
-    // The next one is as ever.
+    // The next one is as ever, as soon as there is a connection.
+    wait_until("it is served", PATIENCE, || client.ask("SET other 1") == ok);
     increment(&mut client);
     assert_none_is_lost(&proxy, &server);
 }

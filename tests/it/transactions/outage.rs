@@ -60,12 +60,19 @@ fn what_was_to_be_watched_and_is_not_does_not_run() {
         return;
     }
     let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::before(&server);
-    let refused_watch = || {
-        let mut client = proxy.connect();
-        assert!(client.ask("WATCH k").starts_with(b"-ERR 'WATCH' needs an upstream connection of its own"));
-        client
-    };
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--workers", "1", "--pool-size", "4"]);
+    });
+    // All connections for such as these are taken.
+    let mut holders: Vec<Client> = (0..2).map(|_| proxy.connect()).collect();
+    holders.iter_mut().for_each(|holder| assert_eq!(holder.ask("WATCH k"), b"+OK\r\n"));
+    let mut refused: Vec<Client> = (0..13).map(|_| proxy.connect()).collect();
+    refused.iter_mut().for_each(|client| client.send(&words("WATCH k")));
+    refused.iter_mut().for_each(|client| {
+        let reply = client.reply();
+        assert!(is_unavailable(&reply), "{}", shown(&reply));
+    });
+    let mut refused_watch = || refused.pop().expect("there are enough");
     let exec = |client: &mut Client| transact(client, &["INCR n"]);
     let mut client = refused_watch();
     assert_eq!(shown(&exec(&mut client)), shown(EXECABORT));
@@ -84,4 +91,5 @@ fn what_was_to_be_watched_and_is_not_does_not_run() {
     let replies = client.pipeline(&["MULTI", "UNWATCH", "INCR n", "EXEC"].map(words));
     assert_eq!(shown(&replies[3]), shown(EXECABORT), "what is queued has not happened yet");
     assert_eq!(server.connect().ask("GET n"), b"$1\r\n6\r\n");
+    drop(holders);
 }
