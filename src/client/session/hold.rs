@@ -277,7 +277,8 @@ impl Session {
     /// A request of a client that holds a lease.
     pub(super) fn over_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
-        let quits = matches!(route, Route::Local(Local::Quit | Local::Reset));
+        let alone = Args::new(frame).len() == 1;
+        let quits = route == Route::Local(Local::Quit) || (route == Route::Local(Local::Reset) && alone);
         if self.replies.forwarded() > 0 && (hold.alone.is_some() || quits) {
             self.wake_at = Some(0);
             return self.stand_behind(turn);
@@ -302,6 +303,8 @@ impl Session {
             match route {
                 // Of these the server must not know: it is ours to judge, and to mute.
                 Route::Local(Local::Auth | Local::ClientReply) => return self.spoil_multi(turn),
+                // With arguments DISCARD is refused, and EXEC discards all the same.
+                Route::Transaction(Transaction::Discard) if !alone => {}
                 Route::Transaction(Transaction::Exec | Transaction::Discard) => {
                     (hold.in_multi, hold.watching) = (false, false);
                     self.state.unwatched = false;
@@ -347,7 +350,7 @@ impl Session {
             Route::Local(_) => return self.local_beside(frame, route, turn),
             Route::Subscription(_) | Route::Refused => return self.without_lease(name, frame, route, turn),
             Route::Transaction(Transaction::Watch) => hold.watching = true,
-            Route::Transaction(Transaction::Unwatch) => {
+            Route::Transaction(Transaction::Unwatch) if Args::new(frame).len() == 1 => {
                 hold.watching = false;
                 self.state.unwatched = false;
             }
@@ -363,7 +366,7 @@ impl Session {
                 | route::Cause::Unknown
                 | route::Cause::UnknownSubcommand,
             )
-            | Route::Transaction(Transaction::Exec | Transaction::Discard)
+            | Route::Transaction(Transaction::Discard | Transaction::Exec | Transaction::Unwatch)
             | Route::Shared(_) => {}
         }
         let timeout = timeout.map(|timeout| timeout.length.map(ticks));
