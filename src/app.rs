@@ -3,7 +3,6 @@
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
@@ -125,7 +124,7 @@ fn raise_file_limit(config: &Config) {
 }
 
 fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Reception, Error> {
-    let census = Arc::new(Census { next_id: AtomicU64::new(first_id()), ..Census::default() });
+    let census = Arc::new(Census::new(first_id()));
     let memory = Arc::new(Memory::new(config.memory_limit));
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
     shared.connect_workers(senders.clone());

@@ -105,6 +105,8 @@ pub(crate) enum Event {
     Prove,
     /// The server has become a replica: all connections are to be made anew.
     Renew,
+    /// The client of this id is to be disconnected.
+    Kill(u64),
 }
 
 /// The answer to [`Upstream::reserve`].
@@ -569,6 +571,7 @@ impl Upstream {
             Event::Probe => self.probe(),
             Event::Prove => self.prove(),
             Event::Renew => self.renew(),
+            Event::Kill(client) => clients.kill(client),
         }
         None
     }

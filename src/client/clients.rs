@@ -1,9 +1,10 @@
 //! One worker's clients: who is there, and the handing out of replies to them.
 
+use std::collections::HashSet;
 use std::ops::Range;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -42,6 +43,7 @@ pub(super) struct Env {
     /// What clients are answered while Redis cannot be asked.
     pub(super) policy: Rc<Policy>,
     pub(super) upstream: Arc<Shared>,
+    pub(super) census: Arc<Census>,
     /// Borrowed by whoever reads.
     pub(super) read_buffer: Box<[u8]>,
     /// Requests rewritten in canonical form.
@@ -82,6 +84,25 @@ pub(crate) struct Census {
     pub(crate) clients: AtomicUsize,
     /// The next CLIENT ID.
     pub(crate) next_id: AtomicU64,
+    /// The ids of those that are here.
+    ids: Mutex<HashSet<u64>>,
+}
+
+impl Census {
+    /// Nobody is here, and the first to come gets this id.
+    pub(crate) fn new(first_id: u64) -> Self {
+        Self { next_id: AtomicU64::new(first_id), ..Self::default() }
+    }
+
+    /// True if a client of this id is here.
+    pub(super) fn has(&self, id: u64) -> bool {
+        self.ids().contains(&id)
+    }
+
+    fn ids(&self) -> MutexGuard<'_, HashSet<u64>> {
+        // Nothing that runs under the lock can panic half-way, so a poisoned one still guards good data.
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// All clients of one worker.
@@ -112,6 +133,7 @@ impl Clients {
             output_limit: config.output_limit,
             policy: Rc::new(config.degrade.clone()),
             upstream,
+            census: Arc::clone(&census),
             read_buffer: vec![0; TURN_BYTES].into_boxed_slice(),
             rewritten: Vec::new(),
             reply: Vec::new(),
@@ -132,6 +154,7 @@ impl Clients {
         self.generation = self.generation.wrapping_add(1);
         let database = upstream.shared().default_database();
         let id = self.census.next_id.fetch_add(1, Ordering::Relaxed);
+        self.census.ids().insert(id);
         let state = State::new(id, database, self.env.password.is_none());
         let lane = upstream.lane(LaneKey { database, protocol: Protocol::Resp2 });
         let slot = self.sessions.vacant_entry();
@@ -150,6 +173,7 @@ impl Clients {
             return Poll::Pending;
         }
         session.release(&mut self.env);
+        self.env.census.ids().remove(&session.id());
         self.sessions.remove(key.slot as usize);
         // What it had for itself ends with it, at once.
         upstream.renounce(key);
@@ -268,6 +292,11 @@ impl Replies for Clients {
 
     fn rotate(&mut self, client: ClientKey, request: Vec<u8>, left: Option<Duration>) -> bool {
         find(&mut self.sessions, client).is_some_and(|session| session.rotate(request, left))
+    }
+
+    fn kill(&mut self, client: u64) {
+        let mut sessions = self.sessions.iter_mut().map(|(_, session)| session);
+        sessions.find(|session| session.id() == client).into_iter().for_each(|session| session.kill());
     }
 
     fn bereave(&mut self, client: ClientKey) {

@@ -18,6 +18,7 @@
 //! change of lane waits until there are none. Reading never stops because the client's own unread replies wait (many
 //! clients write a whole pipeline before they read); those are bounded by disconnecting it.
 
+mod administration;
 mod hold;
 mod intake;
 mod output;
@@ -219,6 +220,11 @@ impl Session {
         self.out.len() + self.replies.bytes()
     }
 
+    /// What its client calls itself.
+    pub(super) fn id(&self) -> u64 {
+        self.state.id
+    }
+
     /// Ends the session at once; requests in flight become tombstones.
     pub(super) fn kill(&mut self) {
         self.phase = Phase::Dead;
@@ -284,6 +290,14 @@ impl Session {
         {
             return step;
         }
+        if route == Route::Leased(Cause::Administration) {
+            return self.administer(name, frame, route, turn);
+        }
+        self.over_hold_or_not(name, frame, route, turn)
+    }
+
+    /// Goes on with a request, over the connection that the client has for itself if it has one.
+    fn over_hold_or_not(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         if self.hold.is_some() {
             self.settle_hold(turn.upstream);
             if self.hold.is_some() {

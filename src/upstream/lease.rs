@@ -10,12 +10,14 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Waker;
 
 use super::connection::{ClientKey, Connection, Replies, Sending, Traits};
 use super::error::{Error, Why};
 use super::lane::{ConnectionId, LaneId, Use};
 use super::quota::{Cause, Slot, Ticket};
+use super::shared::Shared;
 use super::supervisor::Link;
 use super::{Entry, Event, Message, TICK, Upstream};
 use crate::resp::inline;
@@ -35,8 +37,9 @@ const FOR_EVER: u32 = u32::MAX / 2;
 /// What a client wants a lease for.
 #[derive(Clone, Copy)]
 pub(crate) struct LeaseWant {
-    /// Who asks.
+    /// Who asks, and what it calls itself.
     pub(crate) client: ClientKey,
+    pub(crate) name: u64,
     /// The lane of its database and protocol.
     pub(crate) lane: LaneId,
     /// Why it cannot share a connection.
@@ -108,9 +111,30 @@ enum Turn {
     Come(Slot),
 }
 
+/// The note of which connection a client has for itself.
+struct Listing {
+    shared: Arc<Shared>,
+    name: u64,
+}
+
+impl Listing {
+    fn new(shared: Arc<Shared>, name: u64, connection: Option<u64>) -> Self {
+        shared.note_lessee(name, connection);
+        Self { shared, name }
+    }
+}
+
+impl Drop for Listing {
+    fn drop(&mut self) {
+        self.shared.note_lessee(self.name, None);
+    }
+}
+
 /// Who holds a connection.
 pub(super) struct Holder {
     client: ClientKey,
+    /// Others find it by this.
+    _listing: Listing,
     /// Passes on when the connection is given back or gone.
     slot: Slot,
     /// Since when, in ticks.
@@ -147,7 +171,7 @@ impl Upstream {
             let Waiter { turn: Turn::Come(slot), .. } = self.leases.waiting.remove(place) else {
                 return Leased::Wait { crowded: true };
             };
-            return Leased::Ready(self.lend(id, want.client, slot));
+            return Leased::Ready(self.lend(id, want, slot));
         }
         if self.leases.waiting.iter().filter(has_slot).count() > self.leases.asked {
             self.leases.asked += 1;
@@ -258,11 +282,13 @@ impl Upstream {
         self.leases.idle.iter().copied().find(is_ready)
     }
 
-    fn lend(&mut self, id: ConnectionId, client: ClientKey, slot: Slot) -> Lease {
-        let since = self.ticks;
+    fn lend(&mut self, id: ConnectionId, want: LeaseWant, slot: Slot) -> Lease {
+        let (since, client, shared) = (self.ticks, want.client, Arc::clone(&self.shared));
         if let Some(entry) = self.entry(id) {
             entry.connection.lend(Some(client));
-            entry.holder = Some(Holder { client, slot, since, releasing: false, returned: false });
+            let peer = entry.connection.peer().map(|peer| peer.id);
+            let listing = Listing::new(shared, want.name, peer);
+            entry.holder = Some(Holder { client, _listing: listing, slot, since, releasing: false, returned: false });
         }
         Lease { id, dropped: Some(Rc::clone(&self.leases.dropped)) }
     }

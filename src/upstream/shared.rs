@@ -3,6 +3,7 @@
 //! Nobody waits for a lock here on the path of a request: that reads two atomics, the breaker's view and the link. Locks are
 //! taken at dial, at close, ten times a second for each connection, and while the breaker is half-open.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -76,6 +77,8 @@ pub(crate) struct Shared {
     pub(super) lingering: AtomicUsize,
     /// Counts how often all connections were given up because the server had become a replica.
     pub(super) renewals: AtomicU32,
+    /// What the server calls the connection that a client has for itself, by the id that the client knows.
+    lessees: Mutex<HashMap<u64, u64>>,
     /// The reply to COMMAND that was seen last, in RESP2 and in RESP3.
     commands: Mutex<[Option<Arc<[u8]>>; 2]>,
 }
@@ -101,6 +104,7 @@ impl Shared {
             demand: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             renewals: AtomicU32::new(0),
+            lessees: Mutex::default(),
             commands: Mutex::default(),
             config,
         })
@@ -256,6 +260,25 @@ impl Shared {
         if self.demand.load(Ordering::Relaxed) != worker {
             self.demand.store(worker, Ordering::Relaxed);
         }
+    }
+
+    /// Notes that a client has a connection for itself, which the server knows by this id, or has it no more.
+    pub(super) fn note_lessee(&self, client: u64, connection: Option<u64>) {
+        let mut lessees = locked(&self.lessees);
+        match connection {
+            Some(connection) => drop(lessees.insert(client, connection)),
+            None => drop(lessees.remove(&client)),
+        }
+    }
+
+    /// What the server calls the connection that a client has for itself, if it has one.
+    pub(crate) fn connection_of(&self, client: u64) -> Option<u64> {
+        locked(&self.lessees).get(&client).copied()
+    }
+
+    /// Ends a client's connection, whichever worker has it.
+    pub(crate) fn kill_client(&self, client: u64) {
+        self.broadcast(|| Event::Kill(client));
     }
 
     /// The reply to COMMAND that was seen last.

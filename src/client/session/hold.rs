@@ -111,6 +111,11 @@ impl Session {
         }
     }
 
+    /// True while a MULTI of its is open at the server.
+    pub(super) fn is_queueing(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.in_multi)
+    }
+
     /// True while the client's leaving is to be noticed at once, though nothing more is taken from it.
     pub(super) fn is_attentive(&self) -> bool {
         self.leasing || self.hold.as_ref().is_some_and(|hold| hold.alone.is_some())
@@ -193,7 +198,7 @@ impl Session {
             return Err(if self.may_wait(turn) { Step::Blocked } else { self.unavailable(&[], &Error::Overdue, turn) });
         }
         let waited = self.since.map_or(0, |since| turn.upstream.ticks().saturating_sub(since));
-        let want = LeaseWant { client: self.key, lane: self.lane, cause, on };
+        let want = LeaseWant { client: self.key, name: self.state.id, lane: self.lane, cause, on };
         match turn.upstream.lease(want, turn.cx.waker()) {
             Leased::Ready(lease) => {
                 (self.leasing, self.since) = (false, None);

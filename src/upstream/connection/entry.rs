@@ -188,6 +188,8 @@ pub(crate) trait Replies {
     /// wait for the connection. It is to be asked again: `request`, with so much time left, or for ever. False if that
     /// cannot be.
     fn rotate(&mut self, client: ClientKey, request: Vec<u8>, left: Option<Duration>) -> bool;
+    /// Ends the connection of the client that knows itself by this id, if it is here.
+    fn kill(&mut self, client: u64);
     /// The connection that this client had for itself is gone, and what it left there with it.
     fn bereave(&mut self, client: ClientKey);
     /// All that this client waited for was answered, but the server may still run some of it: its next request goes to the
