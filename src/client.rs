@@ -4,7 +4,7 @@
 //! - [`clients`]: one worker's clients, and the handing out of replies.
 //! - [`session`]: one client: read, scan, route, forward or answer, write.
 //! - [`reply_queue`]: replies leave in the order of the requests. Pure.
-//! - [`state`]: what a client has set on its connection.
+//! - [`state`]: what a client has set on its connection. [`subscriptions`]: what it is subscribed to. Pure.
 //! - [`local`], [`degraded`], [`refusal`]: what is answered here. [`unserved`]: which of it while Redis does not answer.
 
 mod clients;
@@ -15,6 +15,7 @@ mod refusal;
 mod reply_queue;
 mod session;
 mod state;
+mod subscriptions;
 mod unserved;
 
 use secrecy::SecretString;

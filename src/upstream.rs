@@ -10,6 +10,7 @@
 //!   [`pool`]: the bound on connections. [`sharing`]: who gets one when none is left.
 //! - [`watch`]: deadlines, silence, and what is done about them. [`loss`]: what becomes of requests whose connection is
 //!   gone: asked again ([`budget`]), fenced off, or failed.
+//! - [`subscription`]: publish and subscribe, over a connection of its own.
 //! - [`breaker`]: may a request try? [`supervisor`]: who may dial, and when? Both pure; [`jitter`] is their chance.
 //! - [`shared`]: what all workers share. [`error`]: what can go wrong, and what the client is told.
 //!
@@ -30,6 +31,7 @@ mod pool;
 mod resolve;
 mod shared;
 mod sharing;
+mod subscription;
 pub mod supervisor;
 mod watch;
 
@@ -56,6 +58,9 @@ use loss::Fence;
 use pool::Permit;
 pub use shared::Config;
 pub(crate) use shared::Shared;
+pub use subscription::OnLoss;
+use subscription::Subscriptions;
+pub(crate) use subscription::{Name, Sort, Verdict};
 use supervisor::Failover;
 
 use crate::buffer::{ChunkPool, Memory};
@@ -164,6 +169,7 @@ pub(crate) struct Upstream {
     askers: HashMap<ClientKey, Waker>,
     connections: Slab<Entry>,
     serial: u64,
+    subscriptions: Subscriptions,
     /// Lanes that wait for a connection somebody gives up, first come, first served.
     starved: VecDeque<LaneId>,
     /// This worker waits in the process-wide queue for permits.
@@ -243,7 +249,7 @@ impl Upstream {
             shared,
             worker,
             events,
-            lanes: Vec::new(),
+            lanes: vec![Subscriptions::lane()],
             by_key: HashMap::new(),
             vacant: Vec::new(),
             databases: HashSet::new(),
@@ -251,6 +257,7 @@ impl Upstream {
             askers: HashMap::new(),
             connections: Slab::new(),
             serial: 0,
+            subscriptions: Subscriptions::new(),
             starved: VecDeque::new(),
             queued: false,
             rotating: false,
@@ -372,7 +379,10 @@ impl Upstream {
     fn refuse(&mut self, lane: LaneId, error: Error) -> Reserve {
         // A trial is for those who can use it.
         self.trial = None;
-        self.demand = Some(lane);
+        if lane != subscription::LANE {
+            // While there is one connection, all need it.
+            self.demand = Some(lane);
+        }
         self.shared.demand(self.worker);
         Reserve::Unavailable(error)
     }
@@ -423,6 +433,9 @@ impl Upstream {
     pub(crate) fn drive(&mut self, id: ConnectionId, cx: &mut Context<'_>, clients: &mut impl Replies) -> Poll<()> {
         self.now = Instant::now();
         let now = self.now;
+        if id.slot == subscription::SLOT {
+            return self.drive_feed(id, cx, clients);
+        }
         let Some(entry) = self.connections.get_mut(id.slot).filter(|entry| entry.serial == id.serial) else {
             return Poll::Ready(());
         };

@@ -2,7 +2,8 @@
 //!
 //! A command that nobody knows is answered as Redis would answer it: several client libraries read these words.
 
-use crate::command::route::Cause;
+use crate::command::route::{Cause, Route};
+use crate::command::table;
 use crate::resp::build;
 use crate::resp::request::Args;
 use crate::upstream::Identity;
@@ -39,6 +40,30 @@ pub(super) fn refuse(cause: Option<Cause>, args: &Args<'_>, identity: &Identity,
 /// The error for a command that would need an upstream connection of its own.
 pub(super) fn needs_own_connection(command: &[u8]) -> Vec<u8> {
     [b"ERR '", command, b"' needs an upstream connection of its own, which outrigger does not offer yet"].concat()
+}
+
+/// Appends the error for a request of a client in RESP2 that is subscribed to something. What is wrong with the request in
+/// itself comes first.
+pub(super) fn while_subscribed(route: Route, args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
+    let old = identity.is_before(7, 0);
+    let container = || args.clone().next().and_then(table::find);
+    let command = match (route, old) {
+        (Route::Leased(cause @ Cause::Unknown), _) | (Route::Leased(cause @ Cause::UnknownSubcommand), false) => {
+            return refuse(Some(cause), args, identity, out);
+        }
+        // Before Redis 7 subcommands are arguments.
+        (_, true) => container(),
+        (_, false) => table::of_request(args.clone()).or_else(container),
+    };
+    let Some(command) = command else { return };
+    let name = command.name;
+    if !command.accepts(args.len()) || (command.is_container() && args.len() == 1 && name != "command") {
+        return build::error(format!("ERR wrong number of arguments for '{name}' command"), out);
+    }
+    let code = if name == "exec" { "EXECABORT Transaction discarded because of:" } else { "ERR" };
+    let kinds = if old { "(P)SUBSCRIBE / (P)UNSUBSCRIBE" } else { "(P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE" };
+    let text = format!("{code} Can't execute '{name}': only {kinds} / PING / QUIT / RESET are allowed in this context");
+    build::error(text, out);
 }
 
 /// The words changed with Redis 7. Arguments are quoted as they are, text or not.

@@ -10,7 +10,8 @@
 //!   socket ◀─ flush ◀─ out ◀──────────────── deliver ◀─────────────────┴── replies
 //! ```
 //!
-//! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it.
+//! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it,
+//! `subscriber` what is different for a client that subscribes.
 //!
 //! Invariants: an idle session holds no buffer. A client has unanswered requests on one upstream connection at most; a
 //! change of lane waits until there are none. Reading never stops because the client's own unread replies wait (many
@@ -18,6 +19,7 @@
 
 mod intake;
 mod output;
+mod subscriber;
 
 use std::mem;
 use std::ops::Range;
@@ -27,6 +29,7 @@ use std::task::{Context, Poll, Waker};
 
 pub(super) use intake::TURN_BYTES;
 use output::PATIENCE;
+use subscriber::Subscriber;
 
 use super::clients::Env;
 use super::local::{self, Answer};
@@ -116,6 +119,8 @@ pub(super) struct Session {
     /// What is in `input` cannot go on without more bytes.
     starving: bool,
     replies: ReplyQueue,
+    /// What it has if it subscribes.
+    subscriber: Option<Box<Subscriber>>,
     /// Bytes the socket did not take yet.
     out: ByteQueue,
     /// Delivered in this batch and still in the connection's buffer.
@@ -161,6 +166,7 @@ impl Session {
             position: 0,
             starving: false,
             replies: ReplyQueue::default(),
+            subscriber: None,
             out: ByteQueue::default(),
             batch: 0..0,
             dirty: false,
@@ -190,12 +196,14 @@ impl Session {
 
     /// Bytes of buffers that the client makes us hold.
     pub(super) fn holding(&self) -> usize {
-        self.backlog() + self.input.capacity()
+        let topics = self.subscriber.as_ref().map_or(0, |subscriber| subscriber.holding());
+        self.backlog() + self.input.capacity() + topics
     }
 
     /// Bytes of replies that the client did not take yet.
     pub(super) fn backlog(&self) -> usize {
-        self.out.len() + self.replies.bytes()
+        let held = self.subscriber.as_ref().map_or(0, |subscriber| subscriber.backlog());
+        self.out.len() + self.replies.bytes() + held
     }
 
     /// Ends the session at once; requests in flight become tombstones.
@@ -215,6 +223,7 @@ impl Session {
     pub(super) fn release(&mut self, env: &mut Env) {
         self.out.clear(&mut env.pool);
         self.drop_input(env);
+        self.drop_subscriber(env);
     }
 
     /// One turn of the session's own task; ready when the session is over.
@@ -249,13 +258,19 @@ impl Session {
         {
             return self.answer_with(turn.env, |out| build::error(refusal::NOAUTH, out));
         }
+        if self.subscriber.is_some()
+            && let Some(step) = self.as_subscriber(route, frame, turn)
+        {
+            return step;
+        }
         if let Some(step) = self.after_refused_multi(name, args, route, turn) {
             return step;
         }
         match route {
             Route::Shared(manner) => self.forward(frame, manner, turn),
             Route::Local(local) => self.local(local, args(), frame, turn),
-            Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) => {
+            Route::Subscription(command) => self.subscription(command, frame, turn),
+            Route::Leased(_) | Route::Transaction(_) => {
                 let cause = if let Route::Leased(cause) = route { Some(cause) } else { None };
                 let identity = turn.upstream.shared().identity();
                 self.answer_with(turn.env, |out| refusal::refuse(cause, &args(), identity, out))
@@ -298,11 +313,13 @@ impl Session {
         let before = self.lane_key();
         let mut out = mem::take(&mut turn.env.reply);
         out.clear();
+        let subscribed_to = self.subscribed_to();
         let (state, transport) = (&mut self.state, &self.transport);
         let answer_env = local::Env {
             password: turn.env.password.as_ref(),
             identity: turn.upstream.shared().identity(),
             database: turn.upstream.shared().default_database(),
+            subscribed_to,
             addresses: &|| (transport.peer(), transport.local()),
         };
         let answer = local::answer(local, args, state, &answer_env, &mut out);
@@ -467,7 +484,7 @@ impl Session {
     fn finish(&mut self, cx: &mut Context<'_>, env: &mut Env) {
         if let Phase::Finishing { linger } = self.phase {
             self.drop_input(env);
-            if self.replies.outstanding() > 0 {
+            if self.replies.outstanding() > 0 || self.awaits_verdict() {
                 self.wake_at = Some(0);
                 return;
             }

@@ -19,6 +19,7 @@ use super::error::Error;
 use super::lane::{ConnectionId, Lane, LaneId, Use};
 use super::pool::Permit;
 use super::shared::Shared;
+use super::subscription;
 use super::supervisor::{Link, Supervisor};
 use super::watch::FIRST_WINDOW;
 use super::{Entry, Event, GROW_AT, Reserve, Upstream, Want};
@@ -120,7 +121,8 @@ impl Upstream {
         self.making += 1;
         let (key, shared, events) = (state.key, Arc::clone(&self.shared), self.events.clone());
         let renewal = shared.renewals.load(Ordering::Relaxed);
-        let name = format!("outrigger:{}:{}:lane", shared.config.host, self.worker);
+        let purpose = if lane == subscription::LANE { "subscription" } else { "lane" };
+        let name = format!("outrigger:{}:{}:{purpose}", shared.config.host, self.worker);
         spawn_local(async move {
             let progress = Progress::default();
             let attempt = attempt(&shared, key, &name, &progress);
@@ -253,6 +255,21 @@ impl Upstream {
     fn install(&mut self, lane: LaneId, usage: Use, made: Made) -> ConnectionId {
         self.failures = 0;
         self.serial += 1;
+        self.starved.retain(|starved| *starved != lane);
+        let id = if lane == subscription::LANE { self.install_feed(made) } else { self.enlist(lane, usage, made) };
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            lane.pending -= 1;
+            lane.starved = false;
+            self.databases.insert(lane.key.database);
+            lane.failure = None;
+            lane.wake_waiting();
+        }
+        self.place_parked(lane);
+        id
+    }
+
+    /// Takes a connection into a lane's service.
+    fn enlist(&mut self, lane: LaneId, usage: Use, made: Made) -> ConnectionId {
         let renewal = made.renewal;
         let mut connection = Connection::new(made, self.shared.config.request_timeout, self.view, self.now);
         connection.set_window(self.window);
@@ -268,16 +285,7 @@ impl Upstream {
         });
         self.shared.count_usable(true);
         let id = ConnectionId { slot, serial };
-        self.starved.retain(|starved| *starved != lane);
-        if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.pending -= 1;
-            lane.starved = false;
-            self.databases.insert(lane.key.database);
-            lane.failure = None;
-            lane.list_mut(usage).push(id);
-            lane.wake_waiting();
-        }
-        self.place_parked(lane);
+        self.lanes.get_mut(lane).into_iter().for_each(|lane| lane.list_mut(usage).push(id));
         id
     }
 
@@ -401,6 +409,7 @@ impl Upstream {
             }
         }
         self.fail_parked(clients);
+        self.resume_feed();
     }
 
     /// Dials once, to see whether Redis is back, for the lane that last missed a connection.
@@ -444,6 +453,7 @@ impl Upstream {
                 self.hand_over_if_at_rest(id);
             }
         }
+        self.renew_feed(current);
         let wanting: Vec<LaneId> = (0..self.lanes.len())
             .filter(|id| self.lanes.get(*id).is_some_and(|lane| !lane.waiting.is_empty() || !lane.parked.is_empty()))
             .collect();

@@ -38,6 +38,8 @@ pub(crate) enum Error {
     Overdue,
     /// The dial did not leave: too many have left just now.
     Withheld,
+    /// The server has become a replica, and there is a primary elsewhere.
+    Replica,
 }
 
 impl Error {
@@ -72,7 +74,8 @@ impl Error {
             | Self::Open
             | Self::Overloaded
             | Self::Overdue
-            | Self::Withheld => DialFailure::TimedOut,
+            | Self::Withheld
+            | Self::Replica => DialFailure::TimedOut,
         }
     }
 
@@ -92,6 +95,7 @@ impl Error {
             | Self::Io(_)
             | Self::Silent
             | Self::Withheld => Why::NoConnection,
+            Self::Replica => Why::Replica,
         }
     }
 }
@@ -187,6 +191,7 @@ impl fmt::Display for Error {
             Self::Overloaded => f.write_str("the upstream is too slow for what it is asked"),
             Self::Overdue => f.write_str("no upstream connection in time"),
             Self::Withheld => f.write_str("the upstream was dialled often enough just now"),
+            Self::Replica => f.write_str("the upstream is a replica now"),
         }
     }
 }

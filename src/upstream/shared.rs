@@ -15,6 +15,7 @@ use super::breaker::{self, Breaker, Change, Guard, State, View};
 use super::connect::{Identity, Protocol, Target};
 use super::pool::Permits;
 use super::resolve::Resolver;
+use super::subscription::OnLoss;
 use super::supervisor::{Link, Supervisor};
 
 /// Dials under way at once in the whole process.
@@ -44,6 +45,10 @@ pub struct Config {
     pub workers: usize,
     /// Our host's name, as CLIENT LIST on the server shows it.
     pub host: String,
+    /// What becomes of subscribers whose upstream connection is lost.
+    pub on_loss: OnLoss,
+    /// Longest message that is handed on, in bytes; who would hear a longer one is disconnected.
+    pub longest_message: usize,
 }
 
 /// What all workers share.
@@ -74,6 +79,8 @@ pub(crate) struct Shared {
     pub(super) lingering: AtomicUsize,
     /// Counts how often all connections were given up because the server had become a replica.
     pub(super) renewals: AtomicU32,
+    /// Counts how often subscribers were subscribed again after having heard nothing for a while.
+    pub(super) gaps: AtomicU64,
     /// The reply to COMMAND that was seen last, in RESP2 and in RESP3.
     commands: Mutex<[Option<Arc<[u8]>>; 2]>,
 }
@@ -98,6 +105,7 @@ impl Shared {
             demand: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             renewals: AtomicU32::new(0),
+            gaps: AtomicU64::new(0),
             commands: Mutex::default(),
             config,
         })

@@ -44,18 +44,27 @@ impl Session {
             self.count_bulk(range.len(), env.tick);
         }
         if !muted {
-            if self.batch.is_empty() {
-                self.batch = range;
-            } else if self.batch.end == range.start {
-                self.batch.end = range.end;
-            } else {
-                self.spill(buffer, env);
-                self.batch = range;
-            }
+            self.gather(buffer, range, env);
         }
-        self.half_delivered = !complete;
+        let was_half = mem::replace(&mut self.half_delivered, !complete);
         if complete {
             self.answered(buffer, env);
+            if was_half {
+                self.release_held(buffer, env);
+            }
+        }
+    }
+
+    /// Adds bytes to what this batch delivers.
+    #[inline(always)] // Once for each reply: a call costs as much as what it does.
+    pub(super) fn gather(&mut self, buffer: &[u8], range: Range<usize>, env: &mut Env) {
+        if self.batch.is_empty() {
+            self.batch = range;
+        } else if self.batch.end == range.start {
+            self.batch.end = range.end;
+        } else {
+            self.spill(buffer, env);
+            self.batch = range;
         }
     }
 
@@ -88,6 +97,7 @@ impl Session {
             env.answer = reply;
         }
         self.answered(buffer, env);
+        self.release_held(buffer, env);
     }
 
     /// Counts a reply, and queues the local answers that were due behind it.
@@ -153,6 +163,11 @@ impl Session {
         if !self.blocked_on_write {
             self.wake();
         }
+        self.limit_backlog(env);
+    }
+
+    /// Bounds what the client makes us hold of its unread replies and messages.
+    pub(super) fn limit_backlog(&mut self, env: &mut Env) {
         self.be_watched(env);
         if self.backlog() > env.output_limit {
             let (client, backlog) = (self.state.id, self.backlog());
