@@ -138,3 +138,93 @@ pub(super) fn pong(text: &[u8], out: &mut Vec<u8>) {
     build::bulk(b"pong", out);
     build::bulk(text, out);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(text: &str) -> Vec<Name> {
+        text.split_whitespace().map(|name| Name::from(name.as_bytes())).collect()
+    }
+
+    fn add(topics: &mut Subscriptions, sort: Sort, text: &str) -> String {
+        let mut out = Vec::new();
+        topics.add(sort, names(text), false, &mut out);
+        shown(&out)
+    }
+
+    fn remove(topics: &mut Subscriptions, sort: Sort, text: &str) -> String {
+        let mut out = Vec::new();
+        topics.remove(sort, &names(text), false, &mut out);
+        shown(&out)
+    }
+
+    /// Without the lengths: `subscribe a:1 subscribe b:2`.
+    fn shown(acks: &[u8]) -> String {
+        let text = String::from_utf8_lossy(acks);
+        let words: Vec<_> = text.lines().filter(|line| !line.starts_with(['*', '$'])).collect();
+        words.join(" ").replace(" :", ":")
+    }
+
+    #[test]
+    fn counts_are_those_of_redis() {
+        let mut topics = Subscriptions::default();
+        assert_eq!(add(&mut topics, Sort::Channel, "a b a"), "subscribe a:1 subscribe b:2 subscribe a:2");
+        assert_eq!(add(&mut topics, Sort::Pattern, "a"), "psubscribe a:3");
+        assert_eq!(add(&mut topics, Sort::Shard, "a"), "ssubscribe a:1");
+        assert_eq!(topics.counts(), [2, 1, 1]);
+        let gone = "unsubscribe a:2 unsubscribe nosuch:2 unsubscribe a:2";
+        assert_eq!(remove(&mut topics, Sort::Channel, "a nosuch a"), gone);
+        assert_eq!(remove(&mut topics, Sort::Shard, "a"), "sunsubscribe a:0");
+        assert_eq!(remove(&mut topics, Sort::Channel, "b"), "unsubscribe b:1");
+        assert_eq!(remove(&mut topics, Sort::Pattern, "a"), "punsubscribe a:0");
+        assert!(topics.is_empty() && topics.bytes() == 0);
+    }
+
+    #[test]
+    fn an_acknowledgement_is_an_array_or_a_push() {
+        let mut topics = Subscriptions::default();
+        for (resp3, ack, nil) in [
+            (false, "*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", "*3\r\n$12\r\nsunsubscribe\r\n$-1\r\n:0\r\n"),
+            (true, ">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", ">3\r\n$12\r\nsunsubscribe\r\n_\r\n:0\r\n"),
+        ] {
+            let mut out = Vec::new();
+            topics.add(Sort::Channel, names("a"), resp3, &mut out);
+            topics.remove::<Name>(Sort::Shard, &[], resp3, &mut out);
+            assert_eq!(String::from_utf8_lossy(&out), format!("{ack}{nil}"));
+        }
+    }
+
+    #[test]
+    fn topics_are_listed_in_the_order_they_were_subscribed_to() {
+        let mut topics = Subscriptions::default();
+        add(&mut topics, Sort::Pattern, "one two three four");
+        remove(&mut topics, Sort::Pattern, "two");
+        add(&mut topics, Sort::Pattern, "one two");
+        assert_eq!(topics.all(Sort::Pattern), names("one three four two"));
+        assert!(topics.all(Sort::Channel).is_empty());
+    }
+
+    proptest::proptest! {
+        /// Whatever is subscribed to and ended, the count is that of a set, and so is the memory.
+        #[test]
+        fn counts_are_those_of_a_set(steps in proptest::collection::vec((0..2u8, 0..3usize, 0..6u8), 1..60)) {
+            let (mut topics, mut model) = (Subscriptions::default(), std::collections::BTreeSet::new());
+            for (add_it, sort, name) in steps {
+                let (of, text) = (Sort::ALL[sort], format!("topic-{name}"));
+                let told = if add_it == 1 {
+                    model.insert((sort, name));
+                    add(&mut topics, of, &text)
+                } else {
+                    model.remove(&(sort, name));
+                    remove(&mut topics, of, &text)
+                };
+                let shared = |other: usize| if sort == 2 { other == 2 } else { other < 2 };
+                let count = model.iter().filter(|(other, _)| shared(*other)).count();
+                proptest::prop_assert!(told.ends_with(&format!(" {text}:{count}")), "{} is not {}", told, count);
+                proptest::prop_assert_eq!(topics.counts().iter().sum::<usize>(), model.len());
+                proptest::prop_assert_eq!(topics.bytes(), model.len() * (7 + OVERHEAD));
+            }
+        }
+    }
+}

@@ -189,14 +189,16 @@ impl Upstream {
     }
 
     /// One turn of the connection's task; ready when it is no more.
-    pub(super) fn drive_feed(&mut self, id: ConnectionId, cx: &mut Context<'_>, clients: &mut impl Replies) -> Poll<()> {
-        let now = self.now;
+    pub(super) fn drive_feed(
+        &mut self,
+        id: ConnectionId,
+        cx: &mut Context<'_>,
+        clients: &mut impl Replies,
+    ) -> Poll<()> {
         let Subscriptions { feed, register, .. } = &mut self.subscriptions;
         let Some(feed) = feed.as_mut().filter(|feed| feed.id() == id) else { return Poll::Ready(()) };
-        let result = feed.turn(cx, register, (&mut self.buffer, &mut self.pool), clients, now);
-        if feed.heard == now {
-            self.heard = now;
-        }
+        let result = feed.turn(cx, &mut self.buffer, &mut self.pool, register, clients);
+        self.heard = self.heard.max(feed.heard);
         if let Err(error) = result {
             self.lose_feed(&error, clients);
             return Poll::Ready(());
@@ -237,12 +239,13 @@ impl Upstream {
         self.doubt_server();
         let register = &mut self.subscriptions.register;
         let (unanswered, hearers) = (register.lose(), register.all_hearers());
-        if unanswered.is_empty() && hearers.is_empty() && matches!(error, Error::Closed) {
+        let orderly = matches!(error, Error::Closed) && unanswered.is_empty();
+        if orderly && hearers.is_empty() {
             tracing::info!("the upstream ended an idle connection");
         } else {
             tracing::warn!(%error, subscribers = hearers.len(), resubscribe, "lost the subscription connection");
         }
-        if !matches!(error, Error::Replica) && !(unanswered.is_empty() && matches!(error, Error::Closed)) {
+        if !(orderly || matches!(error, Error::Replica)) {
             self.shared.tell(|breaker| breaker.failure(self.view.generation, now));
         }
         self.shared.supervise(|supervisor| supervisor.lost(self.shared.has_usable(), served, now));

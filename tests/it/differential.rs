@@ -6,7 +6,7 @@ mod corpus;
 mod local;
 mod misuse;
 
-pub use local::talk;
+pub use local::{modulo_id, talk};
 
 use crate::support::{Client, Figures, Frame, Kind, Proxy, Server, command};
 use compare::Rule;

@@ -67,7 +67,11 @@ impl Session {
             }
             _ if restricted => {
                 let identity = turn.upstream.shared().identity();
-                Some(self.answer_with(turn.env, |out| refusal::while_subscribed(route, &Args::new(frame), identity, out)))
+                Some(
+                    self.answer_with(turn.env, |out| {
+                        refusal::while_subscribed(route, &Args::new(frame), identity, out)
+                    }),
+                )
             }
             _ => None,
         }
@@ -301,7 +305,7 @@ impl Session {
     }
 
     /// Hears nothing any more, because it is gone.
-    pub(in crate::client) fn leave_feed(&mut self, upstream: &mut Upstream) {
+    pub(in crate::client) fn leave_feed(&self, upstream: &mut Upstream) {
         if let Some(subscriber) = &self.subscriber {
             upstream.forget(self.key, Sort::ALL.map(|sort| (sort, subscriber.topics.all(sort))).into_iter());
         }

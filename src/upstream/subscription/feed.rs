@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::notice::Notice;
 use super::register::{Register, Settled};
 use super::{SLOT, Sort, Verdict};
-use crate::buffer::{ByteQueue, ChunkPool, MAX_SLICES};
+use crate::buffer::{ByteQueue, ChunkPool, MAX_SLICES, Memory};
 use crate::resp::reply::{Advance, ReplyScanner};
 use crate::transport::Transport;
 use crate::upstream::connection::{ClientKey, Made, Replies};
@@ -163,10 +163,10 @@ impl Feed {
     pub(super) fn turn(
         &mut self,
         cx: &mut Context<'_>,
+        buffer: &mut [u8],
+        pool: &mut ChunkPool,
         register: &mut Register,
-        (buffer, pool): (&mut [u8], &mut ChunkPool),
         clients: &mut impl Replies,
-        now: Instant,
     ) -> Result<(), Error> {
         if !self.task.as_ref().is_some_and(|task| task.will_wake(cx.waker())) {
             self.task = Some(cx.waker().clone());
@@ -175,7 +175,7 @@ impl Feed {
             return Err(error);
         }
         let written = self.write(cx, pool);
-        self.read(cx, register, (buffer, pool), clients, now)?;
+        self.read(cx, buffer, pool.memory(), register, clients)?;
         written?;
         if !self.waiting.is_empty() && self.has_room(register) {
             self.wake_waiting();
@@ -209,10 +209,10 @@ impl Feed {
     fn read(
         &mut self,
         cx: &mut Context<'_>,
+        buffer: &mut [u8],
+        memory: &Memory,
         register: &mut Register,
-        (buffer, pool): (&mut [u8], &mut ChunkPool),
         clients: &mut impl Replies,
-        now: Instant,
     ) -> Result<(), Error> {
         loop {
             let count = match self.transport.poll_read(cx, buffer) {
@@ -221,8 +221,8 @@ impl Feed {
                 Poll::Ready(Ok(count)) => count,
                 Poll::Ready(Err(error)) => return Err(error.into()),
             };
-            self.heard = now;
-            self.take(buffer.get(..count).unwrap_or_default(), register, pool, clients)?;
+            self.heard = Instant::now();
+            self.take(buffer.get(..count).unwrap_or_default(), memory, register, clients)?;
             if count == buffer.len() {
                 cx.waker().wake_by_ref();
                 return Ok(());
@@ -234,11 +234,11 @@ impl Feed {
     fn take(
         &mut self,
         fresh: &[u8],
+        memory: &Memory,
         register: &mut Register,
-        pool: &mut ChunkPool,
         clients: &mut impl Replies,
     ) -> Result<(), Error> {
-        pool.memory().resized(self.held.capacity(), 0);
+        memory.resized(self.held.capacity(), 0);
         let mut held = mem::take(&mut self.held);
         let scanned = held.len();
         if scanned > 0 {
@@ -252,7 +252,7 @@ impl Feed {
             0 if scanned > 0 => held,
             count => bytes.get(count..).unwrap_or_default().to_vec(),
         };
-        pool.memory().resized(0, self.held.capacity());
+        memory.resized(0, self.held.capacity());
         Ok(())
     }
 

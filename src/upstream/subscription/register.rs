@@ -184,11 +184,7 @@ impl Register {
     ///
     /// # Errors
     /// It is not the answer that is due: the connection is in doubt.
-    pub(super) fn answer<'a>(
-        &mut self,
-        notice: Notice<'a>,
-        written: u64,
-    ) -> Result<Option<Settled<'a>>, &'static str> {
+    pub(super) fn answer<'a>(&mut self, notice: Notice<'a>, written: u64) -> Result<Option<Settled<'a>>, &'static str> {
         let due = self.ledger.front_mut().filter(|due| due.end <= written);
         let due = due.ok_or("an acknowledgement that nobody waits for")?;
         let refusal = match notice {
@@ -228,14 +224,7 @@ impl Register {
     }
 
     /// A SUBSCRIBE for a topic was answered.
-    fn asked(
-        &mut self,
-        sort: Sort,
-        name: &Name,
-        client: ClientKey,
-        granted: bool,
-        orphans: &mut BTreeSet<ClientKey>,
-    ) {
+    fn asked(&mut self, sort: Sort, name: &Name, client: ClientKey, granted: bool, orphans: &mut BTreeSet<ClientKey>) {
         let Some(audience) = self.topics_mut(sort).get_mut(name) else { return };
         audience.asked -= 1;
         audience.on |= granted;
@@ -408,7 +397,9 @@ impl Due {
     }
 
     fn expects(&self, command: Command, sort: Sort, name: &[u8]) -> bool {
-        self.command == command && self.sort == sort && self.names.get(self.acknowledged).is_some_and(|due| **due == *name)
+        self.command == command
+            && self.sort == sort
+            && self.names.get(self.acknowledged).is_some_and(|due| **due == *name)
     }
 }
 
