@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use crate::client::degraded;
 use crate::command::degrade::{Degraded, Empty, Policy, Reads, Writes, degrade};
 use crate::command::keys::{asks_to_block, keys};
-use crate::command::route::{Cause, Manner, Route, route};
+use crate::command::route::{Cause, Manner, Route, Subscription, route};
 use crate::command::table::{self, Command, Kind, Origin, Shape};
 
 /// What the error says, but for the reason, which is that of the moment.
@@ -72,8 +72,10 @@ fn known(command: &Command, request: &[&[u8]], route: Route, page: &mut Page) {
         let least = if command.arity < 0 { "at least" } else { "exactly" };
         let wanted = command.arity.unsigned_abs();
         let fate = match route {
-            Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) => "Redis would refuse it.",
-            Route::Local(_) | Route::Shared(_) => "It is forwarded all the same, so that the error is Redis' own.",
+            Route::Leased(_) | Route::Transaction(_) => "Redis would refuse it.",
+            Route::Local(_) | Route::Shared(_) | Route::Subscription(_) => {
+                "It is forwarded all the same, so that the error is Redis' own."
+            }
         };
         let (name, count) = (command.name.replace('|', " ").to_uppercase(), request.len());
         page.line("", format!("WRONG: {name} wants {least} {wanted} words, this has {count}. {fate}"));
@@ -130,7 +132,9 @@ fn where_to(route: Route) -> &'static str {
         Route::Shared(_) => "over a connection that other clients use too: it leaves no state there.",
         Route::Leased(Cause::Blocking) => "not offered yet: everybody behind it on a shared connection would wait too.",
         Route::Leased(Cause::ClientState) => "not offered yet: it would change or read a connection that all share.",
-        Route::Subscription(_) => "not offered yet: it would turn a shared connection into a stream.",
+        Route::Subscription(_) => {
+            "over the one connection that brings the messages of all subscribers: it takes none of its own."
+        }
         Route::Transaction(_) => "not offered yet: a transaction needs a connection of its own.",
         Route::Leased(Cause::Unknown) => "refused with Redis' error for unknown commands: it is never sent.",
         Route::Leased(Cause::UnknownSubcommand) => {
@@ -165,8 +169,15 @@ fn answers(request: &[&[u8]], route: Route, policy: &Policy, page: &mut Page) {
     page.text.push_str("\nWhile Redis cannot be asked:\n");
     match route {
         Route::Local(_) => return page.line("answer", "the same as ever, it comes from outrigger."),
-        Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) => {
+        Route::Leased(_) | Route::Transaction(_) => {
             return page.line("answer", "the same error as ever, it comes from outrigger.");
+        }
+        Route::Subscription(Subscription::Psubscribe | Subscription::Ssubscribe | Subscription::Subscribe) => {
+            page.line("answer", NOT_SENT);
+            return page.line("why", "nothing would be heard. What becomes of subscribers: see --pubsub-on-loss.");
+        }
+        Route::Subscription(_) => {
+            return page.line("answer", "the same as ever: whoever hears nothing can always stop.");
         }
         Route::Shared(_) => {}
     }
@@ -316,6 +327,14 @@ mod tests {
         has("PING", &Policy::default(), &["answered by outrigger itself", "the same as ever"]);
         has("INFO", &Policy::default(), &["loading:0", "version last seen"]);
         has("COMMAND", &Policy::default(), &["last replied"]);
+    }
+
+    #[test]
+    fn subscriptions_have_a_connection_for_all() {
+        let plain = Policy::default();
+        has("SUBSCRIBE c", &plain, &["the messages of all subscribers", "-UNAVAILABLE", "--pubsub-on-loss"]);
+        has("PUNSUBSCRIBE", &plain, &["the messages of all subscribers", "can always stop"]);
+        has("SSUBSCRIBE", &plain, &["WRONG: SSUBSCRIBE wants at least 2 words", "so that the error is Redis' own"]);
     }
 
     #[test]

@@ -31,6 +31,9 @@ const STALLED: u32 = 300;
 /// How long one may take nothing while memory is short, in ticks of 100 ms.
 const STUCK: u32 = 10;
 
+/// Room for a batch of messages that is kept from one to the next, in bytes; more only for a message that is longer.
+const MAX_PUSHES: usize = 256 * 1024;
+
 /// How long a session lingers after its last reply, in ticks of 100 ms.
 const LINGER: u32 = 10;
 
@@ -179,6 +182,7 @@ impl Clients {
         let tick = env.tick;
         if tick.is_multiple_of(10) {
             env.pool.trim();
+            self.pushes = Vec::new();
         }
         let sessions = &mut self.sessions;
         if env.pool.memory().is_tight() {
@@ -317,7 +321,7 @@ impl Replies for Clients {
             }
         }
         self.pushes.clear();
-        self.pushes.shrink_to(TURN_BYTES);
+        self.pushes.shrink_to(MAX_PUSHES);
     }
 }
 

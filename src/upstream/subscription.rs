@@ -27,6 +27,7 @@ use super::error::{Error, Failure, Outcome, Why};
 use super::lane::{ConnectionId, Lane, LaneId, Use};
 use super::watch::jittered;
 use super::{Reserve, Upstream, Want};
+use crate::buffer::CHUNK;
 use crate::resp::request::Args;
 use feed::Feed;
 use register::{Register, Unanswered};
@@ -186,6 +187,7 @@ impl Upstream {
         if !commands.is_empty() {
             feed.send(commands, &mut self.pool);
         }
+        commands.shrink_to(CHUNK);
     }
 
     /// One turn of the connection's task; ready when it is no more.
@@ -224,6 +226,7 @@ impl Upstream {
             tracing::warn!(topics, gap_ms, gaps, "subscribed again: what was published meanwhile is lost");
         }
         feed.send(commands, &mut self.pool);
+        commands.shrink_to(CHUNK);
         let id = feed.id();
         self.subscriptions.feed = Some(feed);
         id
@@ -313,10 +316,10 @@ impl Upstream {
     }
 }
 
-/// Tells clients that their requests are not answered: what was to end a subscription has, since we hand nothing on.
+/// Tells clients that their requests are not answered.
 fn fail(unanswered: Vec<Unanswered>, why: Why, clients: &mut impl Replies) {
-    for Unanswered { client, left } in unanswered {
+    for Unanswered { client, failed } in unanswered {
         let failure = Failure { outcome: Outcome::NotRun, why };
-        clients.settled(client, if left { Verdict::Done } else { Verdict::Failed(failure) }, &[]);
+        clients.settled(client, if failed { Verdict::Failed(failure) } else { Verdict::Done }, &[]);
     }
 }

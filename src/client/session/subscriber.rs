@@ -67,11 +67,9 @@ impl Session {
             }
             _ if restricted => {
                 let identity = turn.upstream.shared().identity();
-                Some(
-                    self.answer_with(turn.env, |out| {
-                        refusal::while_subscribed(route, &Args::new(frame), identity, out)
-                    }),
-                )
+                Some(self.answer_with(turn.env, |out| {
+                    refusal::while_subscribed(route, &Args::new(frame), identity, out);
+                }))
             }
             _ => None,
         }
@@ -135,13 +133,13 @@ impl Session {
 
     /// Ends subscriptions, of which each is named once; `ask` says what the client is told then.
     fn leave(&mut self, sort: Sort, names: Vec<Name>, ask: Ask, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
+        if self.replies.outstanding() > 0 {
+            return self.wait_for_replies(frame, turn);
+        }
         if names.is_empty() {
             // Nothing changes, whatever it is told.
             self.ask(ask);
             return self.settle_at_once(turn.env);
-        }
-        if self.replies.outstanding() > 0 {
-            return self.wait_for_replies(frame, turn);
         }
         match turn.upstream.reserve_feed(self.key, false, turn.cx.waker()) {
             Reserve::Ready(_) => {
@@ -247,6 +245,7 @@ impl Session {
         self.spill(buffer, env);
         self.answer_local(&out, env);
         env.answer = out;
+        env.answer.shrink_to(CHUNK);
         self.count_topics(env);
         if !self.awaits_verdict() {
             self.wake();

@@ -10,7 +10,6 @@
 use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::mem;
-use std::ops::Range;
 use std::task::{Context, Poll, Waker};
 
 use tokio::time::Instant;
@@ -50,6 +49,8 @@ pub(super) struct Feed {
     scanner: ReplyScanner,
     /// The beginning of an incomplete frame.
     held: Vec<u8>,
+    /// Where the messages of a run begin; kept for its memory only.
+    starts: Vec<usize>,
     /// The incomplete frame is too long for any hearer: its bytes are dropped.
     skipping: bool,
     /// It is to end for this reason.
@@ -65,7 +66,7 @@ pub(super) struct Feed {
     pub(super) used: Instant,
 }
 
-/// Messages of one topic, one right after the other.
+/// Messages of one topic, one right after the other; none at first.
 struct Run<'a> {
     sort: Sort,
     topic: &'a [u8],
@@ -86,6 +87,7 @@ impl Feed {
             written: 0,
             scanner: ReplyScanner::default(),
             held: Vec::new(),
+            starts: Vec::new(),
             skipping: false,
             doom: None,
             task: None,
@@ -265,7 +267,8 @@ impl Feed {
         register: &mut Register,
         clients: &mut impl Replies,
     ) -> Result<usize, Error> {
-        let (mut run, mut start, mut position) = (None, 0, scanned);
+        let (mut start, mut position) = (0, scanned);
+        let mut run = Run { sort: Sort::Channel, topic: &[], starts: mem::take(&mut self.starts), end: 0 };
         let whole = loop {
             let rest = bytes.get(position..).unwrap_or_default();
             match self.scanner.advance(rest) {
@@ -279,22 +282,22 @@ impl Feed {
             }
             match Notice::read(bytes.get(frame.clone()).unwrap_or_default()) {
                 Some(Notice::Message(sort, topic)) => {
-                    run = Some(match run {
-                        Some(run) if Run::is_of(&run, sort, topic) => Run::longer(run, frame),
-                        other => {
-                            publish(other, bytes, register, clients);
-                            Run { sort, topic, starts: vec![frame.start], end: frame.end }
-                        }
-                    });
+                    if !run.is_of(sort, topic) {
+                        run.publish(bytes, register, clients);
+                        (run.sort, run.topic) = (sort, topic);
+                    }
+                    run.starts.push(frame.start);
+                    run.end = frame.end;
                 }
                 Some(answer) => {
-                    publish(run.take(), bytes, register, clients);
+                    run.publish(bytes, register, clients);
                     self.settle(answer, bytes, register, clients)?;
                 }
                 None => break Err(Error::Protocol("neither a message nor an acknowledgement".to_owned())),
             }
         };
-        publish(run, bytes, register, clients);
+        run.publish(bytes, register, clients);
+        self.starts = run.starts;
         let rest = bytes.len() - whole?;
         if !self.skipping && rest > self.longest {
             self.skip(bytes.get(start..).unwrap_or_default(), bytes, register, clients)?;
@@ -342,20 +345,18 @@ impl Feed {
     }
 }
 
-impl<'a> Run<'a> {
+impl Run<'_> {
     fn is_of(&self, sort: Sort, topic: &[u8]) -> bool {
         self.sort == sort && self.topic == topic
     }
 
-    fn longer(mut self, frame: Range<usize>) -> Self {
-        self.starts.push(frame.start);
-        Run { end: frame.end, ..self }
-    }
-}
-
-fn publish(run: Option<Run<'_>>, bytes: &[u8], register: &Register, clients: &mut impl Replies) {
-    let Some(Run { sort, topic, starts, end }) = run else { return };
-    if let Some(hearers) = register.hearers(sort, topic) {
-        clients.publish(hearers, bytes, &starts, end);
+    /// Hands its messages to those who hear the topic, and empties it.
+    fn publish(&mut self, bytes: &[u8], register: &Register, clients: &mut impl Replies) {
+        if !self.starts.is_empty()
+            && let Some(hearers) = register.hearers(self.sort, self.topic)
+        {
+            clients.publish(hearers, bytes, &self.starts, self.end);
+        }
+        self.starts.clear();
     }
 }

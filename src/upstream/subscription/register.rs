@@ -93,8 +93,8 @@ pub(super) struct Settled<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Unanswered {
     pub(super) client: ClientKey,
-    /// It was to leave topics, which it has; anything else failed.
-    pub(super) left: bool,
+    /// It was to subscribe, and has not. Whoever was to leave has; a PING is as good as answered.
+    pub(super) failed: bool,
 }
 
 impl Register {
@@ -218,8 +218,8 @@ impl Register {
             (Command::Unsubscribe, Some(_)) => self.keep(sort, names, &leaves),
             (Command::Unsubscribe, None) | (Command::Ping, _) => self.depart(client, sort, &leaves),
         }
-        // Whoever has left does not care what the PING was answered.
-        let refusal = refusal.filter(|_| command != Command::Ping || leaves.is_empty());
+        // Nobody cares what a PING was answered.
+        let refusal = refusal.filter(|_| command != Command::Ping);
         Settled { client, refusal, orphans }
     }
 
@@ -322,7 +322,7 @@ impl Register {
         let (mut taken, mut leaves) = (Vec::new(), Vec::new());
         for due in self.ledger.iter_mut().filter(is_overdue) {
             let client = mem::replace(&mut due.client, ClientKey::NOBODY);
-            taken.push(Unanswered { client, left: !due.leaves.is_empty() });
+            taken.push(Unanswered { client, failed: due.command == Command::Subscribe });
             leaves.push((client, due.sort, mem::take(&mut due.leaves)));
         }
         leaves.into_iter().for_each(|(client, sort, leaves)| self.depart(client, sort, &leaves));
@@ -335,7 +335,7 @@ impl Register {
         self.topics.iter_mut().flat_map(HashMap::values_mut).for_each(|audience| audience.on = false);
         for due in mem::take(&mut self.ledger) {
             if !due.client.is_ours() {
-                taken.push(Unanswered { client: due.client, left: !due.leaves.is_empty() });
+                taken.push(Unanswered { client: due.client, failed: due.command == Command::Subscribe });
             }
             for name in due.names.iter().filter(|_| due.command == Command::Subscribe) {
                 self.topics_mut(due.sort).get_mut(name).into_iter().for_each(|audience| audience.asked -= 1);

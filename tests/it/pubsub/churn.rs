@@ -9,9 +9,7 @@ use crate::support::{Client, Figures, Frame, Kind, Over, Proxy, Server, command,
 use fastrand::Rng;
 use std::collections::BTreeMap;
 use std::env;
-use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -190,7 +188,7 @@ impl<'test> Churner<'test> {
         match heard.last {
             Some(last) => assert_eq!(number, last + 1, "c{channel}: one is missing or comes twice"),
             None => {
-                assert!(number <= heard.sent_before + 1, "c{channel}: {number}, but {} was sent", heard.sent_before)
+                assert!(number <= heard.sent_before + 1, "c{channel}: {number}, but {} was sent", heard.sent_before);
             }
         }
         heard.last = Some(number);

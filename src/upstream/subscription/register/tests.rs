@@ -182,7 +182,7 @@ fn what_is_not_answered_in_time_is_nobodys() {
     unsubscribe(&mut register, 1, &["a"]);
     subscribe(&mut register, 2, &["b"]);
     assert_eq!(register.take_overdue(49), []);
-    let unanswered = [(1, true), (2, false)].map(|(number, left)| Unanswered { client: client(number), left });
+    let unanswered = [(1, false), (2, true)].map(|(number, failed)| Unanswered { client: client(number), failed });
     assert_eq!(register.take_overdue(50), unanswered);
     assert_eq!(register.take_overdue(50), []);
     assert_eq!(hearers(&register, "a"), [2], "nothing is handed on to whoever wanted to leave");
@@ -197,7 +197,7 @@ fn a_new_connection_is_asked_for_everything_that_is_heard() {
     take(&mut register, &[on("a"), on("b")]);
     unsubscribe(&mut register, 1, &["b"]);
     subscribe(&mut register, 2, &["c"]);
-    let unanswered = [(1, true), (2, false)].map(|(number, left)| Unanswered { client: client(number), left });
+    let unanswered = [(1, false), (2, true)].map(|(number, failed)| Unanswered { client: client(number), failed });
     assert_eq!(register.lose(), unanswered);
     assert_eq!((register.count(), register.due()), (1, 0));
     let mut out = Vec::new();
@@ -260,12 +260,15 @@ enum Request {
     Ping,
 }
 
+/// A client's request, or none where we asked ourselves.
+type Asked = Option<(ClientKey, Request)>;
+
 /// The server, with the one connection to it and, for comparison, one of each client's own.
 #[derive(Default)]
 struct World {
     register: Register,
     /// Commands on their way, and whose request each stands for.
-    inbox: VecDeque<(Vec<u8>, Option<(ClientKey, Request)>)>,
+    inbox: VecDeque<(Vec<u8>, Asked)>,
     /// Frames on their way.
     outbox: VecDeque<Vec<u8>>,
     subscribed: BTreeSet<Name>,
