@@ -10,7 +10,7 @@ use crate::resp::build;
 use crate::upstream::{Name, Sort};
 
 /// What a topic costs besides its name, in bytes, here and where the hearers of each are listed.
-const OVERHEAD: usize = 160;
+const OVERHEAD: usize = 320;
 
 /// The topics of one client.
 #[derive(Debug, Default)]

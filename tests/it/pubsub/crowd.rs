@@ -2,7 +2,7 @@
 
 use super::{message, publish, push, shown, subscribe, wait_for_subscribers};
 use crate::support::{
-    Client, Figures, Kind, Over, PATIENCE, Proxy, Server, command, is_direct, peak_resident_bytes, words,
+    Client, Figures, Kind, Over, PATIENCE, Proxy, Server, command, is_direct, peak_resident_bytes, wait_until, words,
 };
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
@@ -142,6 +142,41 @@ fn one_that_does_not_read_is_disconnected_and_costs_nobody_else() {
 fn ends(client: &mut Client) -> bool {
     let rest: io::Result<_> = client.rest_however_closed();
     rest.is_ok()
+}
+
+#[test]
+fn topics_count_against_the_memory_budget() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--workers", "1", "--memory-limit", "16MiB"]);
+    });
+    let (mut greedy, mut modest) = (proxy.connect(), proxy.connect());
+    subscribe(&mut modest, "c");
+    let mut topics = 0;
+    while proxy.logged("disconnecting the client that holds most of it") == 0 {
+        assert!(topics < 1_000_000, "it may subscribe to anything");
+        let names: Vec<_> = (topics..topics + 1_000).map(|number| format!("topic-{number}")).collect();
+        let request = format!("SUBSCRIBE {}", names.join(" "));
+        if greedy.try_send(&words(&request)).is_err()
+            || names.iter().any(|_| !matches!(greedy.try_reply(), Ok(Some(_))))
+        {
+            break;
+        }
+        topics += names.len();
+    }
+    assert!(ends(&mut greedy) && topics > 10_000, "{topics} topics");
+    let mut admin = server.connect();
+    wait_until("its topics are given up", PATIENCE, || admin.ask("PUBSUB CHANNELS") == b"*1\r\n$1\r\nc\r\n");
+    publish(&mut admin, "c", "hello");
+    assert_eq!(shown(&modest.reply()), shown(&message("c", "hello")));
+    let peak = proxy.pid().map(peak_resident_bytes).expect("there is a proxy");
+    let mut figures = Figures::of("a greedy subscriber");
+    figures.add("topics", topics);
+    figures.add("peak_mib", peak >> 20);
+    assert!(peak < 48 << 20, "{} MiB", peak >> 20);
 }
 
 #[test]
