@@ -140,6 +140,13 @@ impl ByteQueue {
         }
     }
 
+    /// Appends all of `other`, of which nothing was consumed yet, and empties it.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        debug_assert!(other.head == 0, "what is gone from it would come back");
+        self.len += std::mem::take(&mut other.len);
+        self.chunks.append(&mut other.chunks);
+    }
+
     /// The waiting bytes as slices for a vectored write, oldest first, at most [`MAX_SLICES`].
     pub(crate) fn slices<'a>(&'a self, into: &mut [IoSlice<'a>; MAX_SLICES]) -> usize {
         let mut count = 0;

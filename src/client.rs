@@ -4,7 +4,7 @@
 //! - [`clients`]: one worker's clients, and the handing out of replies.
 //! - [`session`]: one client: read, scan, route, forward or answer, write.
 //! - [`reply_queue`]: replies leave in the order of the requests. Pure.
-//! - [`state`]: what a client has set on its connection.
+//! - [`state`]: what a client has set on its connection. [`subscriptions`]: what it is subscribed to. Pure.
 //! - [`transaction`]: what a client has queued since MULTI. Pure.
 //! - [`local`], [`degraded`], [`refusal`]: what is answered here. [`unserved`]: which of it while Redis does not answer.
 
@@ -16,6 +16,7 @@ mod refusal;
 mod reply_queue;
 mod session;
 mod state;
+mod subscriptions;
 mod transaction;
 mod unserved;
 

@@ -26,7 +26,7 @@ pub use degrade::{Degrade, DegradeReads, DegradeWrites};
 pub use outage::{BreakerMode, Outage};
 
 use crate::client::{self, ListenAddress};
-use crate::upstream::{self, Address, Target};
+use crate::upstream::{self, Address, OnLoss, Target};
 
 /// Where Redis listens unless the URL says otherwise.
 const REDIS_PORT: u16 = 6379;
@@ -151,6 +151,11 @@ pub struct Settings {
     #[arg(long, env = "OUTRIGGER_CLIENT_OUTPUT_LIMIT", value_name = "BYTES", default_value = "64MiB", value_parser = size)]
     pub client_output_limit: usize,
 
+    /// What becomes of subscribers whose connection to Redis is lost: close (they know that they may have missed messages), or
+    /// resubscribe (they never know).
+    #[arg(long, env = "OUTRIGGER_PUBSUB_ON_LOSS", value_name = "WHAT", default_value = "close")]
+    pub pubsub_on_loss: PubsubOnLoss,
+
     /// Memory for buffers of all clients and upstream connections together. [default: half the cgroup's limit, else 256MiB]
     #[arg(long, env = "OUTRIGGER_MEMORY_LIMIT", value_name = "BYTES", value_parser = size)]
     pub memory_limit: Option<usize>,
@@ -170,6 +175,15 @@ pub struct Settings {
     /// What to log: error, warn, info, debug, trace, or directives such as outrigger=debug.
     #[arg(long, env = "OUTRIGGER_LOG", value_name = "LEVEL", default_value = "info")]
     pub log: String,
+}
+
+/// What becomes of subscribers whose connection to Redis is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PubsubOnLoss {
+    /// They are disconnected.
+    Close,
+    /// They are subscribed again; what was published meanwhile is lost.
+    Resubscribe,
 }
 
 /// Form of the log.
@@ -266,6 +280,11 @@ impl Settings {
                 databases: self.databases,
                 workers,
                 host: host_name(),
+                on_loss: match self.pubsub_on_loss {
+                    PubsubOnLoss::Close => OnLoss::Close,
+                    PubsubOnLoss::Resubscribe => OnLoss::Resubscribe,
+                },
+                longest_message: self.client_output_limit,
             },
             workers,
             memory_limit: self.memory_limit.unwrap_or_else(default_memory),

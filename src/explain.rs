@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use crate::client::degraded;
 use crate::command::degrade::{Degraded, Empty, Policy, Reads, Writes, degrade};
 use crate::command::keys::{asks_to_block, keys};
-use crate::command::route::{Cause, Manner, Route, Transaction, route};
+use crate::command::route::{Cause, Manner, Route, Subscription, Transaction, route};
 use crate::command::table::{self, Command, Kind, Origin, Shape};
 
 /// What the error says, but for the reason, which is that of the moment.
@@ -130,7 +130,9 @@ fn where_to(route: Route) -> &'static str {
             "answered by outrigger itself: it is about the client's own connection. Wrong arguments go to Redis."
         }
         Route::Shared(_) => "over a connection that other clients use too: it leaves no state there.",
-        Route::Subscription(_) => "not offered yet: it would turn a shared connection into a stream.",
+        Route::Subscription(_) => {
+            "over the one connection that brings the messages of all subscribers: it takes none of its own."
+        }
         Route::Transaction(Transaction::Watch) => {
             "over a connection of the client's own until the transaction is over: what is watched belongs to a connection."
         }
@@ -186,15 +188,20 @@ fn answers(request: &[&[u8]], route: Route, policy: &Policy, page: &mut Page) {
         Route::Local(_) | Route::Transaction(Transaction::Multi | Transaction::Discard | Transaction::Unwatch) => {
             return page.line("answer", "the same as ever, it comes from outrigger.");
         }
-        Route::Refused | Route::Subscription(_) => {
-            return page.line("answer", "the same error as ever, it comes from outrigger.");
-        }
+        Route::Refused => return page.line("answer", "the same error as ever, it comes from outrigger."),
         Route::Transaction(Transaction::Exec) => {
             page.line("answer", NOT_SENT);
             page.line("if sent", MAY_HAVE_RUN);
             return page.line("why", "a nil would mean that a watched key has changed.");
         }
         Route::Leased(_) | Route::Transaction(Transaction::Watch) => return page.line("answer", NOT_SENT),
+        Route::Subscription(Subscription::Psubscribe | Subscription::Ssubscribe | Subscription::Subscribe) => {
+            page.line("answer", NOT_SENT);
+            return page.line("why", "nothing would be heard. What becomes of subscribers: see --pubsub-on-loss.");
+        }
+        Route::Subscription(_) => {
+            return page.line("answer", "the same as ever: whoever hears nothing can always stop.");
+        }
         Route::Shared(_) => {}
     }
     let decided = |sent| degrade(request.iter().copied(), sent, false, policy);
@@ -351,6 +358,14 @@ mod tests {
         has("PING", &Policy::default(), &["answered by outrigger itself", "the same as ever"]);
         has("INFO", &Policy::default(), &["loading:0", "version last seen"]);
         has("COMMAND", &Policy::default(), &["last replied"]);
+    }
+
+    #[test]
+    fn subscriptions_have_a_connection_for_all() {
+        let plain = Policy::default();
+        has("SUBSCRIBE c", &plain, &["the messages of all subscribers", "-UNAVAILABLE", "--pubsub-on-loss"]);
+        has("PUNSUBSCRIBE", &plain, &["the messages of all subscribers", "can always stop"]);
+        has("SSUBSCRIBE", &plain, &["WRONG: SSUBSCRIBE wants at least 2 words", "so that the error is Redis' own"]);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! ```text
 //! client socket ─▶ session ──▶ route ──▶ lane: shared upstream connection ──▶ Redis
 //!                     │          ├──▶ block: what is queued since MULTI ──EXEC──▶ lane
+//!                     │          ├──▶ feed: the connection that brings messages (SUBSCRIBE, …)
 //!                     │          ├──▶ local answer (PING, HELLO, SELECT, CLIENT SETNAME, …)
 //!    reply queue ◀────┘          ├──▶ degraded answer (no Redis: GET → nil, INCR → -UNAVAILABLE)
 //!    (client order)              └──▶ refusal (what would need a connection of its own)
@@ -59,6 +60,27 @@
 //! is answered. From now on `reserve` refuses at once. `Shared::watch` sends a worker to probe when the supervisor says so;
 //! the first connection that is made raises the breaker to half-open or the link to *recovering*.
 //!
+//! # Subscribers
+//!
+//! Each worker has one connection for all its subscribers, the *feed* (`upstream/subscription.rs`), whatever their number and
+//! protocol. It speaks RESP2; messages differ from those of RESP3 in their first byte only.
+//!
+//! ```text
+//!   SUBSCRIBE c ─▶ session/subscriber.rs ─▶ register: who hears what ─▶ feed ─▶ Redis
+//!                         ▲  ▲                 ledger: whose answer is due        │
+//!      acknowledgement ───┘  └─── messages, from the buffer they came in ◀────────┘
+//! ```
+//!
+//! A client's request becomes one command there, and takes effect with the server's answer: between the same two messages as
+//! on a connection of its own. UNSUBSCRIBE of a topic that others go on hearing is a PING upstream, which keeps that order.
+//! So is a subscriber's own PING, whose pong then comes behind what was published before it. What the client asked next
+//! waits meanwhile: it would be answered too soon. Messages of one topic that come together are handed to each hearer as one
+//! stretch of the buffer (a copy of it, with the other first bytes, serves all hearers in RESP3), and each client's leave in
+//! one write.
+//!
+//! When the feed is lost its hearers may have missed something. They are disconnected, once they have the replies that are
+//! due, or subscribed again over a new feed. It is dialled like the connections of a lane: it has a lane of its own.
+//!
 //! # Modules, in reading order
 //!
 //! | module | what it holds |
@@ -97,7 +119,7 @@
 //!   times a second for each connection, at dial and loss, and for trials), the memory budget (when a buffer is taken or
 //!   given back), and the listeners' choice of a worker.
 //! - Requests and replies are forwarded as the bytes that arrived, once scanned. What is not canonical is rewritten.
-//!   Nothing is converted between RESP2 and RESP3: each has its own connections.
+//!   Nothing is converted between RESP2 and RESP3, but for the first byte of a message: each has its own connections.
 //! - No command that reads or leaves state on its connection ever travels on a lane, and what the table does not know
 //!   counts as such.
 //! - A client has unanswered requests on one upstream connection at most, and moves only when it has none. Change of
@@ -109,6 +131,9 @@
 //!   never sent.
 //! - What a client has queued is run by its EXEC or not at all, and never unwatched if it was to be watched. A block is only
 //!   sent over a connection whose server has let us use MULTI and EXEC.
+//! - A client hears a topic from the acknowledgement of its SUBSCRIBE to that of its UNSUBSCRIBE: each message once, in order,
+//!   and never between the parts of a reply. The feed is read whatever its hearers do; who lags too far is disconnected. An
+//!   acknowledgement that is not the next one due closes the feed.
 //! - Error replies that mean "cannot serve" are not passed on, and a request that is not served gets the same answer
 //!   whatever the reason: what an empty Redis would say, or an error that tells whether it can have run.
 //! - A surplus reply, or bytes that are no reply, close the upstream connection. It is never resynchronised.
@@ -147,6 +172,9 @@
 //! - Where the upstream user may not MULTI, that is said at EXEC and not at MULTI: a client that has sent the whole
 //!   transaction already, and one that waits for each reply, both know then that it is over.
 //! - A new connection is given 8 requests, and one more for each reply, until its rate is known.
+//! - Subscribers of both protocols share one connection of their worker. The design has one for each protocol, since nothing
+//!   is converted otherwise; but a message is the same in both but for its first byte, each comes once instead of twice, and a
+//!   subscriber may change its protocol.
 //! - Requests over 1 MiB are held whole and sent over a lane, its bulk connection if the client is free to move; they
 //!   will stream over a lease once there are leases.
 //!
@@ -162,7 +190,8 @@
 //! Redis is back. *Trial*: a request let through while the breaker is half-open. *Sidelined*: a connection that takes no
 //! request until it has shown that it works. *Stuck*: silent, while the server answers elsewhere. *Parked*: a request that
 //! waits for another connection. *Fence*: a CLIENT KILL ahead of the next request. *Degraded*: answered as an empty Redis
-//! would, or by an error.
+//! would, or by an error. *Feed*: the subscription connection of a worker. *Topic*: a channel, a pattern or a shard channel.
+//! *Hearer*: who gets a topic's messages. *Verdict*: what became of a request about topics.
 
 pub mod app;
 mod buffer;

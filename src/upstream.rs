@@ -11,6 +11,7 @@
 //! - [`lease`]: connections that clients have for themselves. [`quota`]: how many of them.
 //! - [`watch`]: deadlines, silence, and what is done about them. [`loss`]: what becomes of requests whose connection is
 //!   gone: asked again ([`budget`]), fenced off, or failed.
+//! - [`subscription`]: publish and subscribe, over a connection of its own.
 //! - [`breaker`]: may a request try? [`supervisor`]: who may dial, and when? Both pure; [`jitter`] is their chance.
 //! - [`shared`]: what all workers share. [`error`]: what can go wrong, and what the client is told.
 //!
@@ -33,6 +34,7 @@ mod quota;
 mod resolve;
 mod shared;
 mod sharing;
+mod subscription;
 pub mod supervisor;
 mod watch;
 
@@ -63,6 +65,9 @@ pub(crate) use quota::Cause;
 use quota::Slot;
 pub use shared::Config;
 pub(crate) use shared::Shared;
+pub use subscription::OnLoss;
+use subscription::Subscriptions;
+pub(crate) use subscription::{Name, Sort, Verdict};
 use supervisor::Failover;
 
 use crate::buffer::{ChunkPool, Memory};
@@ -178,6 +183,7 @@ pub(crate) struct Upstream {
     askers: HashMap<ClientKey, Waker>,
     connections: Slab<Entry>,
     serial: u64,
+    subscriptions: Subscriptions,
     /// Lanes that wait for a connection somebody gives up, for their own use or for a lease, first come, first served.
     starved: VecDeque<(LaneId, Use)>,
     leases: Leases,
@@ -258,7 +264,7 @@ impl Upstream {
             shared,
             worker,
             events,
-            lanes: Vec::new(),
+            lanes: vec![Subscriptions::lane()],
             by_key: HashMap::new(),
             vacant: Vec::new(),
             databases: HashSet::new(),
@@ -266,6 +272,7 @@ impl Upstream {
             askers: HashMap::new(),
             connections: Slab::new(),
             serial: 0,
+            subscriptions: Subscriptions::new(),
             starved: VecDeque::new(),
             leases: Leases::default(),
             queued: false,
@@ -404,7 +411,10 @@ impl Upstream {
     fn refuse(&mut self, lane: LaneId, error: Error) -> Reserve {
         // A trial is for those who can use it.
         self.trial = None;
-        self.demand = Some(lane);
+        if lane != subscription::LANE {
+            // While there is one connection, all need it.
+            self.demand = Some(lane);
+        }
         self.shared.demand(self.worker);
         Reserve::Unavailable(error)
     }
@@ -460,6 +470,9 @@ impl Upstream {
     pub(crate) fn drive(&mut self, id: ConnectionId, cx: &mut Context<'_>, clients: &mut impl Replies) -> Poll<()> {
         self.now = Instant::now();
         let now = self.now;
+        if id.slot == subscription::SLOT {
+            return self.drive_feed(id, cx, clients);
+        }
         let Some(entry) = self.connections.get_mut(id.slot).filter(|entry| entry.serial == id.serial) else {
             return Poll::Ready(());
         };

@@ -1,6 +1,7 @@
 //! One worker's clients: who is there, and the handing out of replies to them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::mem;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -18,7 +19,9 @@ use crate::buffer::{CHUNK, ChunkPool, Memory};
 use crate::command::degrade::Policy;
 use crate::resp::request::Limits;
 use crate::transport::Transport;
-use crate::upstream::{ClientKey, ConnectionId, Failure, InFlight, LaneKey, Protocol, Replies, Shared, Upstream};
+use crate::upstream::{
+    ClientKey, ConnectionId, Failure, InFlight, LaneKey, Protocol, Replies, Shared, Upstream, Verdict,
+};
 
 /// A client that owes us the reading of more than this must make progress, in bytes.
 const SLOW_BACKLOG: usize = 1024 * 1024;
@@ -28,6 +31,9 @@ const STALLED: u32 = 300;
 
 /// How long one may take nothing while memory is short, in ticks of 100 ms.
 const STUCK: u32 = 10;
+
+/// Room for a batch of messages that is kept from one to the next, in bytes; more only for a message that is longer.
+const MAX_PUSHES: usize = 256 * 1024;
 
 /// How long a session lingers after its last reply, in ticks of 100 ms.
 const LINGER: u32 = 10;
@@ -111,6 +117,8 @@ pub(crate) struct Clients {
     generation: u32,
     /// Slots of the sessions that got something in this batch.
     dirty: Vec<u32>,
+    /// This batch of messages as far as clients in RESP3 hear it: the same bytes at the same places, as pushes.
+    pushes: Vec<u8>,
     env: Env,
     census: Arc<Census>,
     /// Clients of this worker, for the listeners' choice.
@@ -144,7 +152,7 @@ impl Clients {
             lingering: Vec::new(),
             watched: Vec::new(),
         };
-        Self { sessions: Slab::new(), generation: 0, dirty: Vec::new(), env, census, count }
+        Self { sessions: Slab::new(), generation: 0, dirty: Vec::new(), pushes: Vec::new(), env, census, count }
     }
 
     /// Takes in a client, which was counted when it was accepted; it needs a task that drives it.
@@ -172,6 +180,7 @@ impl Clients {
         if session.drive(cx, upstream, &mut self.env).is_pending() {
             return Poll::Pending;
         }
+        session.leave_feed(upstream);
         session.release(&mut self.env);
         self.env.census.ids().remove(&session.id());
         self.sessions.remove(key.slot as usize);
@@ -200,6 +209,7 @@ impl Clients {
         let tick = env.tick;
         if tick.is_multiple_of(10) {
             env.pool.trim();
+            self.pushes = Vec::new();
         }
         let sessions = &mut self.sessions;
         if env.pool.memory().is_tight() {
@@ -329,4 +339,63 @@ impl Replies for Clients {
             }
         }
     }
+
+    fn publish(&mut self, hearers: &BTreeSet<ClientKey>, buffer: &[u8], starts: &[usize], end: usize) {
+        let messages = starts.first().copied().unwrap_or(end)..end;
+        for key in hearers {
+            let Some(session) = find(&mut self.sessions, *key) else { continue };
+            let bytes = if session.hears_pushes() { mirror(&mut self.pushes, buffer, starts, end) } else { buffer };
+            session.hear(bytes, messages.clone(), &mut self.env);
+            if !mem::replace(&mut session.dirty, true) {
+                self.dirty.push(key.slot);
+            }
+        }
+    }
+
+    fn settled(&mut self, client: ClientKey, verdict: Verdict<'_>, buffer: &[u8]) {
+        self.tell(client, buffer, |session, buffer, env| session.settled(verdict, buffer, env));
+    }
+
+    fn cut(&mut self, client: ClientKey, buffer: &[u8]) {
+        self.tell(client, buffer, Session::cut);
+    }
+
+    fn overrun(&mut self, client: ClientKey, buffer: &[u8]) {
+        self.tell(client, buffer, |session, _, _| session.overrun());
+    }
+
+    fn flush_messages(&mut self, buffer: &[u8]) {
+        for slot in self.dirty.drain(..) {
+            if let Some(session) = self.sessions.get_mut(slot as usize) {
+                session.dirty = false;
+                session.flush(if session.hears_pushes() { &self.pushes } else { buffer }, &mut self.env);
+            }
+        }
+        self.pushes.clear();
+        self.pushes.shrink_to(MAX_PUSHES);
+    }
+}
+
+impl Clients {
+    /// Lets a session have part in a batch of messages, of which it sees what it has delivered.
+    fn tell(&mut self, client: ClientKey, buffer: &[u8], what: impl FnOnce(&mut Session, &[u8], &mut Env)) {
+        let Some(session) = find(&mut self.sessions, client) else { return };
+        let buffer = if session.hears_pushes() { &self.pushes } else { buffer };
+        what(session, buffer, &mut self.env);
+        if !mem::replace(&mut session.dirty, true) {
+            self.dirty.push(client.slot);
+        }
+    }
+}
+
+/// Brings the copy for clients in RESP3 up to `end`: there each message, which begins at one of `starts`, is a push. All else
+/// is the same in both protocols.
+fn mirror<'a>(pushes: &'a mut Vec<u8>, buffer: &[u8], starts: &[usize], end: usize) -> &'a [u8] {
+    if pushes.len() < end {
+        pushes.extend_from_slice(buffer.get(pushes.len()..end).unwrap_or_default());
+        for start in starts {
+            pushes.get_mut(*start).into_iter().for_each(|first| *first = b'>');
+        }
+    }
+    pushes
 }

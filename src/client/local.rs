@@ -46,6 +46,8 @@ pub(super) struct Env<'a> {
     pub(super) database: u32,
     /// The client has a connection for itself, on which its state is set.
     pub(super) alone: bool,
+    /// How many channels, patterns and shard channels it is subscribed to.
+    pub(super) subscribed_to: [usize; 3],
     /// Peer and own address, for CLIENT INFO.
     pub(super) addresses: &'a dyn Fn() -> (String, String),
 }
@@ -313,9 +315,11 @@ fn switch(mode: &[u8], env: &Env<'_>, out: &mut Vec<u8>) -> Answer {
 /// CLIENT INFO, in the form of redis-server 7.0 or 7.2, and with what is true of a client of the proxy.
 fn info(state: &State, env: &Env<'_>, out: &mut Vec<u8>) {
     let (peer, local) = (env.addresses)();
+    let [channels, patterns, shards] = env.subscribed_to;
+    let flags = if env.subscribed_to == [0; 3] { "N" } else { "P" };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let mut line = format!(
-        "id={} addr={peer} laddr={local} fd=-1 name={} age={} idle=0 flags=N db={} sub=0 psub=0 ssub=0 multi=-1 qbuf=0 \
+        "id={} addr={peer} laddr={local} fd=-1 name={} age={} idle=0 flags={flags} db={} sub={channels} psub={patterns} ssub={shards} multi=-1 qbuf=0 \
          qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=client|info \
          user=default redir=-1 resp={}",
         state.id,

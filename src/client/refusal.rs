@@ -3,7 +3,10 @@
 //!
 //! What Redis refuses too is refused in its words: several client libraries read them.
 
+use crate::command::route::{Cause, Route};
+use crate::command::table;
 use crate::resp::build;
+use crate::resp::request::Args;
 use crate::upstream::Identity;
 
 /// Before a password was given.
@@ -51,11 +54,58 @@ pub(super) fn aborted(reason: &[u8]) -> Vec<u8> {
     [b"EXECABORT Transaction discarded because of: ", reason].concat()
 }
 
-/// The error for a command that would need an upstream connection of its own.
-pub(super) fn needs_own_connection(command: &[u8]) -> Vec<u8> {
-    let command = command.to_ascii_uppercase();
-    [b"ERR '", command.as_slice(), b"' needs an upstream connection of its own, which outrigger does not offer yet"]
-        .concat()
+/// Appends the error for a request of a client in RESP2 that is subscribed to something. What is wrong with the request in
+/// itself comes first.
+pub(super) fn while_subscribed(route: Route, args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
+    let old = identity.is_before(7, 0);
+    let container = || args.clone().next().and_then(table::find);
+    let command = match (route, old) {
+        (Route::Leased(Cause::Unknown), _) | (Route::Leased(Cause::UnknownSubcommand), false) => {
+            return unknown(args, identity, out);
+        }
+        // Before Redis 7 subcommands are arguments.
+        (_, true) => container(),
+        (_, false) => table::of_request(args.clone()).or_else(container),
+    };
+    let Some(command) = command else { return };
+    let name = command.name;
+    if !command.accepts(args.len()) || (command.is_container() && args.len() == 1 && name != "command") {
+        return build::error(format!("ERR wrong number of arguments for '{name}' command"), out);
+    }
+    let code = if name == "exec" { "EXECABORT Transaction discarded because of:" } else { "ERR" };
+    let kinds = if old { "(P)SUBSCRIBE / (P)UNSUBSCRIBE" } else { "(P|S)SUBSCRIBE / (P|S)UNSUBSCRIBE" };
+    let text = format!("{code} Can't execute '{name}': only {kinds} / PING / QUIT / RESET are allowed in this context");
+    build::error(text, out);
+}
+
+/// Appends the error for a command or subcommand that nobody knows.
+pub(super) fn unknown(args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
+    let mut words = args.clone();
+    let name = words.next().unwrap_or_default();
+    let old = identity.is_before(7, 0);
+    build::error(
+        match words.next().filter(|_| table::find(name).is_some()) {
+            Some(subcommand) => unknown_subcommand(name, quoted(subcommand, QUOTED), old),
+            None => unknown_command(quoted(name, QUOTED), args, old),
+        },
+        out,
+    );
+}
+
+/// The words changed with Redis 7. Arguments are quoted as they are, text or not.
+fn unknown_command(name: &[u8], args: &Args<'_>, old: bool) -> Vec<u8> {
+    let (quote, end) = if old { (b"`".as_slice(), b"`, ".as_slice()) } else { (b"'".as_slice(), b"' ".as_slice()) };
+    let mut error = [b"ERR unknown command ".as_slice(), quote, name, quote, b", with args beginning with: "].concat();
+    let mut room = QUOTED;
+    for arg in args.clone().skip(1) {
+        let arg = quoted(arg, room);
+        error.extend_from_slice(&[quote, arg, end].concat());
+        room = room.saturating_sub(quote.len() + arg.len() + end.len());
+        if room == 0 {
+            break;
+        }
+    }
+    error
 }
 
 fn unknown_subcommand(container: &[u8], name: &[u8], old: bool) -> Vec<u8> {

@@ -12,7 +12,8 @@
 //! ```
 //!
 //! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it,
-//! `transaction` MULTI to EXEC.
+//! `hold` the connection that it has for itself, `transaction` MULTI to EXEC, `subscriber` what is different for a client
+//! that subscribes, `administration` commands about other clients.
 //!
 //! Invariants: an idle session holds no buffer. A client has unanswered requests on one upstream connection at most; a
 //! change of lane waits until there are none. Reading never stops because the client's own unread replies wait (many
@@ -22,6 +23,7 @@ mod administration;
 mod hold;
 mod intake;
 mod output;
+mod subscriber;
 mod transaction;
 
 use std::mem;
@@ -33,6 +35,7 @@ use std::task::{Context, Poll, Waker};
 use hold::Hold;
 pub(super) use intake::TURN_BYTES;
 use output::PATIENCE;
+use subscriber::Subscriber;
 
 use super::clients::Env;
 use super::local::{self, Answer};
@@ -133,6 +136,8 @@ pub(super) struct Session {
     /// What is in `input` cannot go on without more bytes.
     starving: bool,
     replies: ReplyQueue,
+    /// What it has if it subscribes.
+    subscriber: Option<Box<Subscriber>>,
     /// Bytes the socket did not take yet.
     out: ByteQueue,
     /// Delivered in this batch and still in the connection's buffer.
@@ -183,6 +188,7 @@ impl Session {
             position: 0,
             starving: false,
             replies: ReplyQueue::default(),
+            subscriber: None,
             out: ByteQueue::default(),
             batch: 0..0,
             dirty: false,
@@ -212,12 +218,15 @@ impl Session {
 
     /// Bytes of buffers that the client makes us hold.
     pub(super) fn holding(&self) -> usize {
-        self.backlog() + self.input.capacity() + self.block.as_ref().map_or(0, |block| block.capacity())
+        let block = self.block.as_ref().map_or(0, |block| block.capacity());
+        let topics = self.subscriber.as_ref().map_or(0, |subscriber| subscriber.holding());
+        self.backlog() + self.input.capacity() + block + topics
     }
 
     /// Bytes of replies that the client did not take yet.
     pub(super) fn backlog(&self) -> usize {
-        self.out.len() + self.replies.bytes()
+        let held = self.subscriber.as_ref().map_or(0, |subscriber| subscriber.backlog());
+        self.out.len() + self.replies.bytes() + held
     }
 
     /// What its client calls itself.
@@ -243,6 +252,7 @@ impl Session {
         self.out.clear(&mut env.pool);
         self.drop_input(env);
         self.drop_block(env);
+        self.drop_subscriber(env);
     }
 
     /// One turn of the session's own task; ready when the session is over.
@@ -285,6 +295,11 @@ impl Session {
                 _ => self.answer_with(turn.env, |out| build::error(refusal::NOAUTH, out)),
             };
         }
+        if self.subscriber.is_some()
+            && let Some(step) = self.as_subscriber(route, frame, turn)
+        {
+            return step;
+        }
         if self.block.is_some()
             && let Some(step) = self.inside_block(name, route, frame, turn)
         {
@@ -318,9 +333,7 @@ impl Session {
             Route::Transaction(which) => self.outside_block(which, frame, turn),
             Route::Leased(_) => self.over_new_lease(name, frame, route, turn),
             Route::Refused => self.answer_with(turn.env, |out| refusal::refuse(name, out)),
-            Route::Subscription(_) => {
-                self.answer_with(turn.env, |out| build::error(refusal::needs_own_connection(name), out))
-            }
+            Route::Subscription(command) => self.subscription(command, frame, turn),
         }
     }
 
@@ -335,12 +348,14 @@ impl Session {
         let before = self.lane_key();
         let mut out = mem::take(&mut turn.env.reply);
         out.clear();
+        let subscribed_to = self.subscribed_to();
         let (state, transport) = (&mut self.state, &self.transport);
         let answer_env = local::Env {
             password: turn.env.password.as_ref(),
             identity: turn.upstream.shared().identity(),
             database: turn.upstream.shared().default_database(),
             alone: self.hold.is_some(),
+            subscribed_to,
             addresses: &|| (transport.peer(), transport.local()),
         };
         let answer = local::answer(local, args, state, &answer_env, &mut out);
@@ -547,7 +562,7 @@ impl Session {
     fn finish(&mut self, cx: &mut Context<'_>, env: &mut Env) {
         if let Phase::Finishing { linger } = self.phase {
             self.drop_input(env);
-            if self.replies.outstanding() > 0 {
+            if self.replies.outstanding() > 0 || self.awaits_verdict() {
                 self.wake_at = Some(0);
                 return;
             }

@@ -19,6 +19,7 @@ use super::error::Error;
 use super::lane::{ConnectionId, Lane, LaneId, Use};
 use super::pool::Permit;
 use super::shared::Shared;
+use super::subscription;
 use super::supervisor::{Link, Supervisor};
 use super::watch::FIRST_WINDOW;
 use super::{Entry, Event, GROW_AT, Reserve, Upstream, Want};
@@ -120,7 +121,11 @@ impl Upstream {
         let Some(key) = self.begin_making(lane, usage) else { return };
         let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
         let renewal = shared.renewals.load(Ordering::Relaxed);
-        let name = self.own_name(usage);
+        let name = if lane == subscription::LANE {
+            format!("outrigger:{}:{}:subscription", shared.config.host, self.worker)
+        } else {
+            self.own_name(usage)
+        };
         spawn_local(async move {
             let progress = Progress::default();
             let attempt = attempt(&shared, key, &name, &progress);
@@ -276,6 +281,23 @@ impl Upstream {
     fn install(&mut self, lane: LaneId, usage: Use, made: Made) -> ConnectionId {
         self.failures = 0;
         self.serial += 1;
+        self.end_making(lane, usage);
+        let id = if lane == subscription::LANE { self.install_feed(made) } else { self.enlist(lane, usage, made) };
+        if usage != Use::Lease {
+            self.starved.retain(|starved| *starved != (lane, Use::Normal));
+            self.lanes.get_mut(lane).into_iter().for_each(|lane| lane.starved = false);
+        }
+        if let Some(lane) = self.lanes.get_mut(lane) {
+            self.databases.insert(lane.key.database);
+            lane.failure = None;
+            lane.wake_waiting();
+        }
+        self.place_parked(lane);
+        id
+    }
+
+    /// Takes a connection into a lane's service.
+    fn enlist(&mut self, lane: LaneId, usage: Use, made: Made) -> ConnectionId {
         let renewal = made.renewal;
         let mut connection = Connection::new(made, self.shared.config.request_timeout, self.view, self.now);
         connection.set_window(self.window);
@@ -292,23 +314,12 @@ impl Upstream {
             name: Box::default(),
         });
         let id = ConnectionId { slot, serial };
-        self.end_making(lane, usage);
-        if let Some(lane) = self.lanes.get_mut(lane) {
-            self.databases.insert(lane.key.database);
-            lane.failure = None;
-        }
         if usage == Use::Lease {
             self.lease_installed(id);
             return id;
         }
         self.shared.count_usable(true);
-        self.starved.retain(|starved| *starved != (lane, Use::Normal));
-        if let Some(lane) = self.lanes.get_mut(lane) {
-            lane.starved = false;
-            lane.add(id, usage);
-            lane.wake_waiting();
-        }
-        self.place_parked(lane);
+        self.lanes.get_mut(lane).into_iter().for_each(|lane| lane.add(id, usage));
         id
     }
 
@@ -435,6 +446,7 @@ impl Upstream {
             }
         }
         self.fail_parked(clients);
+        self.resume_feed();
     }
 
     /// Dials once, to see whether Redis is back, for the lane that last missed a connection.
@@ -482,6 +494,7 @@ impl Upstream {
                 self.hand_over_if_at_rest(id);
             }
         }
+        self.renew_feed(current);
         let wanting: Vec<LaneId> = (0..self.lanes.len())
             .filter(|id| self.lanes.get(*id).is_some_and(|lane| !lane.waiting.is_empty() || !lane.parked.is_empty()))
             .collect();

@@ -40,6 +40,8 @@ pub(crate) enum Error {
     Withheld,
     /// Too many clients wait for a connection of their own, or this one has waited long enough.
     NoLease,
+    /// The server has become a replica, and there is a primary elsewhere.
+    Replica,
 }
 
 impl Error {
@@ -75,7 +77,8 @@ impl Error {
             | Self::Overloaded
             | Self::Overdue
             | Self::Withheld
-            | Self::NoLease => DialFailure::TimedOut,
+            | Self::NoLease
+            | Self::Replica => DialFailure::TimedOut,
         }
     }
 
@@ -96,6 +99,7 @@ impl Error {
             | Self::Io(_)
             | Self::Silent
             | Self::Withheld => Why::NoConnection,
+            Self::Replica => Why::Replica,
         }
     }
 }
@@ -200,6 +204,7 @@ impl fmt::Display for Error {
             Self::Overdue => f.write_str("no upstream connection in time"),
             Self::NoLease => f.write_str("all connections for leases are in use"),
             Self::Withheld => f.write_str("the upstream was dialled often enough just now"),
+            Self::Replica => f.write_str("the upstream is a replica now"),
         }
     }
 }

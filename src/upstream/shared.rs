@@ -17,6 +17,7 @@ use super::connect::{Identity, Protocol, Target};
 use super::pool::Permits;
 use super::quota::Quota;
 use super::resolve::Resolver;
+use super::subscription::OnLoss;
 use super::supervisor::{Link, Supervisor};
 
 /// Dials under way at once in the whole process.
@@ -46,6 +47,10 @@ pub struct Config {
     pub workers: usize,
     /// Our host's name, as CLIENT LIST on the server shows it.
     pub host: String,
+    /// What becomes of subscribers whose upstream connection is lost.
+    pub on_loss: OnLoss,
+    /// Longest message that is handed on, in bytes; who would hear a longer one is disconnected.
+    pub longest_message: usize,
 }
 
 /// What all workers share.
@@ -79,6 +84,8 @@ pub(crate) struct Shared {
     pub(super) renewals: AtomicU32,
     /// What the server calls the connection that a client has for itself, by the id that the client knows.
     lessees: Mutex<HashMap<u64, u64>>,
+    /// Counts how often subscribers were subscribed again after having heard nothing for a while.
+    pub(super) gaps: AtomicU64,
     /// The reply to COMMAND that was seen last, in RESP2 and in RESP3.
     commands: Mutex<[Option<Arc<[u8]>>; 2]>,
 }
@@ -105,6 +112,7 @@ impl Shared {
             lingering: AtomicUsize::new(0),
             renewals: AtomicU32::new(0),
             lessees: Mutex::default(),
+            gaps: AtomicU64::new(0),
             commands: Mutex::default(),
             config,
         })

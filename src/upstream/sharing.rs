@@ -161,7 +161,7 @@ impl Upstream {
 
     /// Permits this worker holds.
     fn held(&self) -> usize {
-        self.connections.len() + self.making
+        self.connections.len() + self.making + self.subscriptions.held()
     }
 
     /// How many connections this worker has beyond its share, while another waits for one.

@@ -26,7 +26,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 
 /// An idle connection is asked PING this often, give or take a tenth, so that neither side nor a firewall between forgets
 /// it, and so that we know whether it works.
-const PING_AFTER: Duration = Duration::from_secs(10);
+pub(super) const PING_AFTER: Duration = Duration::from_secs(10);
 
 /// A PING that is not answered within this is a failed health check.
 pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -84,6 +84,7 @@ impl Upstream {
             }
         }
         self.fail_overdue_parked(clients);
+        self.watch_feed(clients);
     }
 
     /// Logs what was not answered or refused, once in a while: a slow server makes much of both.
@@ -329,7 +330,10 @@ impl Upstream {
     /// The breaker changed: everybody who waits is answered or goes on.
     pub(super) fn breaker_changed(&mut self, change: Change, clients: &mut impl Replies) {
         match change.to {
-            State::Open if change.reason == Reason::Hang => self.abandon(clients),
+            State::Open if change.reason == Reason::Hang => {
+                self.abandon(clients);
+                self.check_feed();
+            }
             State::Closed if change.from == State::HalfOpen => {
                 self.window = FIRST_WINDOW;
                 self.set_windows();
@@ -337,6 +341,7 @@ impl Upstream {
             State::Open | State::Closed | State::HalfOpen | State::Starting | State::Isolated | State::Disabled => {}
         }
         self.fail_parked(clients);
+        self.resume_feed();
         self.lanes.iter_mut().for_each(super::Lane::wake_waiting);
         self.wake_lessees();
         self.connections.iter_mut().for_each(|(_, entry)| entry.connection.wake_waiting());
@@ -426,7 +431,7 @@ impl Upstream {
 }
 
 /// The time give or take a tenth, the same for one connection.
-fn jittered(id: ConnectionId, time: Duration) -> Duration {
+pub(super) fn jittered(id: ConnectionId, time: Duration) -> Duration {
     // A prime far from the modulus scatters consecutive serials.
     let thousandths = 900 + u32::try_from(id.serial.wrapping_mul(7919) % 201).unwrap_or_default();
     time / 1000 * thousandths

@@ -5,6 +5,7 @@
 
 use crate::explain::answers;
 use crate::support::{Client, Kind as ServerKind, Proxy, Server, is_direct};
+use outrigger::command::route::Subscription::{Punsubscribe, Sunsubscribe, Unsubscribe};
 use outrigger::command::route::{Route, Transaction, route};
 use outrigger::command::table::{self, Command, Kind, Origin, Shape};
 use socket2::{Domain, Socket, Type};
@@ -232,7 +233,12 @@ fn judge(proxy: &Proxy, line: &str) {
         // The one last seen, and there was none.
         (Route::Shared { .. }, _) => assert_unavailable(&reply, line),
         (Route::Local(_) | Route::Transaction(Transaction::Multi | Transaction::Unwatch), _) => {}
-        (Route::Leased(_) | Route::Refused | Route::Subscription(_) | Route::Transaction(_), _) => {
+        // Who hears nothing can always stop.
+        (Route::Subscription(Unsubscribe | Punsubscribe | Sunsubscribe), _) => {
+            assert!(reply.starts_with(b"*3\r\n"), "{line}: {}", reply.escape_ascii());
+        }
+        (Route::Subscription(_), _) => assert_unavailable(&reply, line),
+        (Route::Leased(_) | Route::Refused | Route::Transaction(_), _) => {
             assert_eq!(reply[0], b'-', "{line}: {}", reply.escape_ascii());
         }
     }

@@ -7,7 +7,7 @@ mod local;
 mod misuse;
 
 pub use compare::where_they_part;
-pub use local::talk;
+pub use local::{modulo_id, talk};
 
 use crate::support::{Client, Figures, Frame, Kind, Proxy, Server, command};
 use compare::Rule;

@@ -29,6 +29,7 @@ mod order;
 mod outage;
 mod program;
 mod protocol;
+mod pubsub;
 mod regression;
 mod support;
 mod tidy;

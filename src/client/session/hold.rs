@@ -282,6 +282,11 @@ impl Session {
     /// A request of a client that holds a lease.
     pub(super) fn over_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
+        if self.replies.forwarded() > 0 && self.bound.is_some() {
+            // A change of connection is a barrier.
+            self.wake_at = Some(0);
+            return self.stand_behind(turn);
+        }
         let alone = Args::new(frame).len() == 1;
         let quits = route == Route::Local(Local::Quit) || (route == Route::Local(Local::Reset) && alone);
         if self.replies.forwarded() > 0 && (hold.alone.is_some() || quits) {
@@ -322,8 +327,10 @@ impl Session {
                     hold.learns(Alone::Unknown);
                 }
                 // What these change on the connection at EXEC is not known here.
-                Route::Local(_) | Route::Subscription(_) | Route::Leased(route::Cause::ClientState) => {
+                Route::Local(_) | Route::Leased(route::Cause::ClientState) => hold.pinned = true,
+                Route::Subscription(_) => {
                     hold.pinned = true;
+                    turn.upstream.open_stream(&hold.lease);
                 }
                 Route::Leased(_) | Route::Shared(_) | Route::Transaction(_) | Route::Refused => {}
             }
@@ -353,6 +360,10 @@ impl Session {
         alone.into_iter().for_each(|alone| hold.learns(alone));
         match route {
             Route::Local(_) => return self.local_beside(frame, route, turn),
+            Route::Subscription(_) | Route::Refused if self.replies.forwarded() > 0 => {
+                self.wake_at = Some(0);
+                return self.stand_behind(turn);
+            }
             Route::Subscription(_) | Route::Refused => return self.without_lease(name, frame, route, turn),
             Route::Transaction(Transaction::Watch) => hold.watching = true,
             Route::Transaction(Transaction::Unwatch) if Args::new(frame).len() == 1 => {

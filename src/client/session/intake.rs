@@ -225,6 +225,9 @@ impl Session {
                 Ok(Some(request)) => request,
                 Ok(None) => return (taken, Stop::Incomplete),
                 Err(error) => {
+                    if self.awaits_verdict() {
+                        return (taken, Stop::Blocked);
+                    }
                     self.protocol_error(error, turn.env);
                     return (bytes.len(), Stop::Exhausted);
                 }
@@ -282,6 +285,7 @@ impl Session {
                     Ok(())
                 };
                 let step = match words {
+                    Err(_) if self.awaits_verdict() => Step::Blocked,
                     Err(error) => {
                         self.protocol_error(error, turn.env);
                         Step::Done

@@ -52,9 +52,12 @@ impl Session {
             muted = true;
         }
         self.append(muted, buffer, range, env);
-        self.half_delivered = !complete;
+        let was_half = mem::replace(&mut self.half_delivered, !complete);
         if complete {
             self.answered(buffer, env);
+            if was_half {
+                self.release_held(buffer, env);
+            }
         }
     }
 
@@ -106,6 +109,7 @@ impl Session {
             env.answer = reply;
         }
         self.answered(buffer, env);
+        self.release_held(buffer, env);
     }
 
     /// Counts a reply, and queues the local answers that were due behind it.
@@ -171,6 +175,11 @@ impl Session {
         if !self.blocked_on_write {
             self.wake();
         }
+        self.limit_backlog(env);
+    }
+
+    /// Bounds what the client makes us hold of its unread replies and messages.
+    pub(super) fn limit_backlog(&mut self, env: &mut Env) {
         self.be_watched(env);
         if self.backlog() > env.output_limit {
             let (client, backlog) = (self.state.id, self.backlog());

@@ -1,15 +1,17 @@
 //! What an upstream connection and the clients' side say to each other: whose request, of what manner, and what became of
 //! it.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
 use super::Failure;
 use super::View;
 use crate::upstream::lane::ConnectionId;
+use crate::upstream::subscription::Verdict;
 
 /// Names a client to its worker. The generation tells a client from a later one in the same slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct ClientKey {
     /// Index in the worker's list of clients.
     pub(crate) slot: u32,
@@ -200,4 +202,15 @@ pub(crate) trait Replies {
     fn lags(&mut self, client: ClientKey) -> bool;
     /// Ends a batch: everything delivered leaves now, while `buffer` is still what it was.
     fn flush(&mut self, buffer: &[u8]);
+    /// Takes messages of one topic for all who hear it: those that begin at `starts`, one right after the other until `end`,
+    /// in RESP2. The bytes need not be copied before [`Replies::flush_messages`].
+    fn publish(&mut self, hearers: &BTreeSet<ClientKey>, buffer: &[u8], starts: &[usize], end: usize);
+    /// The oldest request about subscriptions of this client is settled, behind the messages published so far.
+    fn settled(&mut self, client: ClientKey, verdict: Verdict<'_>, buffer: &[u8]);
+    /// This client cannot hear on: it is to be disconnected, once it has what else is due to it.
+    fn cut(&mut self, client: ClientKey, buffer: &[u8]);
+    /// A message for this client is longer than all that it may leave unread.
+    fn overrun(&mut self, client: ClientKey, buffer: &[u8]);
+    /// Ends a batch of messages, as [`Replies::flush`] does one of replies.
+    fn flush_messages(&mut self, buffer: &[u8]);
 }

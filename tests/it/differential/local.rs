@@ -129,7 +129,7 @@ fn request(text: &str) -> Vec<u8> {
 }
 
 /// The replies with the connection's id, as HELLO tells it, made zero: the only thing in them that must differ.
-fn modulo_id(mut bytes: &[u8]) -> Vec<u8> {
+pub fn modulo_id(mut bytes: &[u8]) -> Vec<u8> {
     let mut replies = Vec::new();
     while let Some((frame, length)) = Frame::parse(bytes) {
         let names_id = |pair: &[Frame]| pair[0].text == b"id" && pair[1].kind == b':';
