@@ -6,6 +6,7 @@ mod corpus;
 mod local;
 mod misuse;
 
+pub use corpus::split;
 pub use local::talk;
 
 use crate::support::{Client, Figures, Frame, Kind, Proxy, Server, command};

@@ -29,6 +29,7 @@ mod outage;
 mod program;
 mod protocol;
 mod regression;
+mod sessions;
 mod support;
 mod tidy;
 mod upstream;

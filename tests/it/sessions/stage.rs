@@ -1,0 +1,206 @@
+//! Two servers of one kind, the proxy before one of them, and the comparison of what clients of both hear.
+
+use super::differences::{Context, level, same};
+use super::script::{MOST_CLIENTS, Manner, Script, Step};
+use super::side::{Heard, Side};
+use crate::support::{Kind, PATIENCE, Proxy, Server, is_direct};
+use std::fmt::{self, Write as _};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// Ids begin behind this, and no number in a script's replies is so large.
+const IDS_FROM: usize = 1_000;
+
+/// Both sides, ready for one script after the other.
+pub struct Stage {
+    direct: Side,
+    proxied: Side,
+    plant: Option<Plant>,
+    /// The server behind the proxy.
+    server: Server,
+    _proxy: Option<Proxy>,
+    _other: Server,
+    _sockets: TempDir,
+}
+
+/// What stands before the second server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// The proxy, with so many workers.
+    Proxy(usize),
+    /// Nothing: it shows that scripts have one outcome.
+    Nothing,
+}
+
+/// The first difference that a script shows.
+#[derive(Debug)]
+pub struct Finding {
+    /// In words.
+    text: String,
+}
+
+/// A fault of the proxy, done to what is heard through it or to the server behind it: each must be found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Plant {
+    /// The last reply of a step gets lost.
+    Lose,
+    /// It comes twice.
+    Double,
+    /// Two clients get each other's.
+    Swap,
+    /// Two replies of one client change places.
+    Reorder,
+    /// Something is written that nobody sent.
+    Write,
+}
+
+impl Stage {
+    /// Fresh servers of this kind.
+    pub fn start(kind: Kind, before: Before) -> Self {
+        Self::between([kind, kind], before)
+    }
+
+    /// The same with servers of two kinds, the one that clients connect to directly first.
+    pub fn between(kinds: [Kind; 2], before: Before) -> Self {
+        let sockets = tempfile::tempdir().expect("a temporary directory can be made");
+        let socket = sockets.path().join("redis").display().to_string();
+        let other = start_server(kinds[0], &["--unixsocket", &socket]);
+        let server = start_server(kinds[1], &[]);
+        let proxy = before.start(&server);
+        let address = proxy.as_ref().map_or_else(|| server.address(), |proxy| proxy.address().to_owned());
+        // What is written to a unix socket is there at once: this is what `settle` stands on.
+        let socket = format!("unix:{socket}");
+        let direct = Side::new(socket.clone(), &socket, kinds[0], MOST_CLIENTS, PATIENCE);
+        let proxied = Side::new(address, &server.address(), kinds[1], MOST_CLIENTS, PATIENCE);
+        direct.raise_ids(IDS_FROM);
+        if proxy.is_none() || is_direct() {
+            proxied.raise_ids(IDS_FROM);
+        }
+        Self { direct, proxied, plant: None, server, _proxy: proxy, _other: other, _sockets: sockets }
+    }
+
+    /// How long what is due may take to come through the proxy.
+    pub const fn set_patience(&mut self, patience: Duration) {
+        self.proxied.set_patience(patience);
+    }
+
+    /// From now on this goes wrong.
+    pub const fn plant(&mut self, plant: Plant) {
+        self.plant = Some(plant);
+    }
+
+    /// The server behind the proxy.
+    pub const fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Plays a script on both sides, up to the first difference. After one the stage is not fit for another script.
+    pub fn play(&mut self, script: &Script) -> Result<(), Finding> {
+        let ends = (1..=MOST_CLIENTS).map(Step::end_of).collect::<Vec<_>>();
+        for step in script.steps.iter().chain(&ends) {
+            self.take(step)?;
+        }
+        for (side, name) in [(&mut self.direct, "direct"), (&mut self.proxied, "proxied")] {
+            side.clear().map_err(|text| Finding { text: format!("at the end, {name}: {text}") })?;
+        }
+        Ok(())
+    }
+
+    /// One step: first directly, which shows what is due.
+    fn take(&mut self, step: &Step) -> Result<(), Finding> {
+        let waits = step.manner == Manner::Waits;
+        if waits && self.direct.is_blocked(step.client) {
+            // It would begin to wait at some later time, and nobody knows what happens first then.
+            return Ok(());
+        }
+        self.direct.perform(step);
+        let mut due_seen = self.direct.settle();
+        let start = Instant::now();
+        while waits && self.direct.is_blocked(step.client) {
+            assert!(start.elapsed() < PATIENCE, "this goes on for too long: {step}");
+            due_seen = self.direct.settle();
+        }
+        let due = self.direct.take_heard();
+        self.proxied.perform(step);
+        if self.plant == Some(Plant::Write) {
+            self.server.connect().ask("SET planted 1");
+        }
+        let counts: Vec<_> = due.iter().map(Vec::len).collect();
+        let seen = self.proxied.follow(&counts, &due_seen);
+        let mut heard = self.proxied.take_heard();
+        if let Some(plant) = self.plant {
+            plant.spoil(&mut heard);
+        }
+        self.compare(step, &due, &heard)?;
+        if seen != due_seen {
+            let text = format!(
+                "after {step}\n  the server behind is seen as {seen:?}\n  instead of              {due_seen:?}"
+            );
+            return Err(Finding { text });
+        }
+        Ok(())
+    }
+
+    fn compare(&self, step: &Step, due: &[Vec<Heard>], heard: &[Vec<Heard>]) -> Result<(), Finding> {
+        let direct = Context { ids: self.direct.ids(), step };
+        let proxied = Context { ids: self.proxied.ids(), step };
+        let mut text = String::new();
+        for (number, (due, heard)) in due.iter().zip(heard).enumerate() {
+            if !same((due, &direct), (heard, &proxied)) {
+                let _ = write!(text, "after {step}\n  client {} hears {}\n", number + 1, shown(heard));
+                let _ = write!(text, "  instead of     {}\n", shown(due));
+                let (due, heard) = (level(due, &direct), level(heard, &proxied));
+                let at = due.iter().zip(&heard).take_while(|(due, heard)| due == heard).count();
+                let _ = write!(text, "  that is        {:?}\n  instead of     {:?}\n", heard.get(at), due.get(at));
+            }
+        }
+        if text.is_empty() { Ok(()) } else { Err(Finding { text }) }
+    }
+}
+
+fn start_server(kind: Kind, options: &[&str]) -> Server {
+    // DEBUG tells a digest of all that is stored.
+    let debug: &[&str] = if kind == Kind::Redis62 { &[] } else { &["--enable-debug-command", "yes"] };
+    Server::start_with(kind, &[options, debug].concat())
+}
+
+impl Before {
+    fn start(self, server: &Server) -> Option<Proxy> {
+        match self {
+            Self::Nothing => None,
+            Self::Proxy(workers) => Some(Proxy::start(server, |flags| {
+                flags.args(["--workers", &workers.to_string()]);
+            })),
+        }
+    }
+}
+
+impl Plant {
+    fn spoil(self, heard: &mut [Vec<Heard>]) {
+        let speaking: Vec<_> = (0..heard.len()).filter(|client| !heard[*client].is_empty()).collect();
+        match (self, speaking.as_slice()) {
+            (Self::Lose, [first, ..]) => drop(heard[*first].pop()),
+            (Self::Double, [first, ..]) => {
+                let last = heard[*first].last().cloned();
+                heard[*first].extend(last);
+            }
+            (Self::Swap, [first, second, ..]) => heard.swap(*first, *second),
+            (Self::Reorder, [first, ..]) => heard[*first].reverse(),
+            _ => {}
+        }
+    }
+}
+
+fn shown(heard: &[Heard]) -> String {
+    if heard.is_empty() {
+        "nothing".to_owned()
+    } else {
+        heard.iter().map(Heard::to_string).collect::<Vec<_>>().join("  ")
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.text)
+    }
+}
