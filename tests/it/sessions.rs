@@ -32,7 +32,7 @@ use std::env;
 use std::time::{Duration, Instant};
 
 /// The groups of steps that read the same through the proxy; `steps.txt` has them all.
-const COVERED: &[&str] = &["connection", "name", "script", "wrong"];
+const COVERED: &[&str] = &["connection", "leaving", "name", "reply", "script", "unknown", "wrong"];
 
 /// How many scripts for each server, unless it is said otherwise.
 const SCRIPTS: u64 = 1_000;

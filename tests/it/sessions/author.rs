@@ -15,6 +15,8 @@ const APART: [&str; 1] = ["broadcast"];
 const NOT_TOGETHER: [(&str, &str); 2] = [("broadcast", "reply"), ("redirect", LEAVING)];
 /// A group that is used with [`DATA`] alone: most of what MONITOR shows of other commands is about connections.
 const ALONE: &str = "monitor";
+/// What closes a connection once its reply is written, as Redis has it: after a reply that is not to be seen it never does.
+const NOT_IN_SILENCE: [&str; 2] = ["QUIT", "CLIENT KILL"];
 /// How many groups a script uses at most, besides [`DATA`].
 const MOST_GROUPS: usize = 4;
 /// How many steps a script has at least and at most.
@@ -96,7 +98,9 @@ impl<'a> Author<'a> {
             // Whether it is there tells that all before it is done.
             commands.push(format!("SET marker{} {}", client + 1, self.number()));
         }
-        steps.push(Step { client: client + 1, manner, commands });
+        if !commands.is_empty() {
+            steps.push(Step { client: client + 1, manner, commands });
+        }
     }
 
     /// One that is blocked can do little.
@@ -119,6 +123,9 @@ impl<'a> Author<'a> {
         let line = self.line(client);
         let mut commands = Vec::new();
         self.expand(line, client, 0, &mut commands);
+        if self.people[client].may_be_silent || commands.iter().any(|command| begins_with(command, "CLIENT REPLY")) {
+            commands.retain(|command| !NOT_IN_SILENCE.iter().any(|name| begins_with(command, name)));
+        }
         commands.iter().for_each(|command| self.note(client, command, line.manner));
         (line.manner, commands)
     }
