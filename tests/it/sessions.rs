@@ -27,7 +27,7 @@ use differences::DIFFERENCES;
 use repertoire::{DATA, Repertoire};
 use script::Script;
 use stage::{Before, Finding, Stage};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::env;
 use std::time::{Duration, Instant};
 
@@ -67,8 +67,14 @@ fn play_many(kind: Kind, before: Before) {
     play_those(kind, before, &repertoire, &groups, number("OUTRIGGER_SCRIPTS").unwrap_or(SCRIPTS));
 }
 
-/// Plays `count` scripts of these groups.
-fn play_those(kind: Kind, before: Before, repertoire: &Repertoire, groups: &BTreeSet<&'static str>, count: u64) {
+/// Plays `count` scripts of these groups; returns how often clients heard what.
+fn play_those(
+    kind: Kind,
+    before: Before,
+    repertoire: &Repertoire,
+    groups: &BTreeSet<&'static str>,
+    count: u64,
+) -> BTreeMap<String, usize> {
     let first = number("OUTRIGGER_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
     println!("OUTRIGGER_SEED={first} OUTRIGGER_STEPS={}", groups.iter().copied().collect::<Vec<_>>().join(","));
     for difference in DIFFERENCES {
@@ -95,7 +101,9 @@ fn play_those(kind: Kind, before: Before, repertoire: &Repertoire, groups: &BTre
     figures.add("scripts", count);
     figures.add("steps", steps);
     figures.add("seconds", format!("{:.1}", start.elapsed().as_secs_f64()));
+    figures.add("heard", format!("{:?}", stage.tally()));
     figures.add("upstream", stage.server().info_number("stats", "total_connections_received"));
+    stage.tally().clone()
 }
 
 /// Plays a script; says which one it was if the test fails within.

@@ -3,7 +3,7 @@
 //! It guesses what state each client is in by what it sent, and prefers steps that are interesting there. A wrong guess
 //! does no harm: what must be answered is known from the server alone.
 
-use super::repertoire::{DATA, LEAVING, Line, Repertoire, State};
+use super::repertoire::{DATA, LEAVING, Line, Repertoire, State, When};
 use super::script::{MOST_CLIENTS, Manner, Script, Step, begins_with, placeholder};
 use crate::support::Kind;
 use fastrand::Rng;
@@ -18,17 +18,19 @@ const ALONE: &str = "monitor";
 /// What closes a connection once its reply is written, as Redis has it: after a reply that is not to be seen it never does.
 const NOT_IN_SILENCE: [&str; 2] = ["QUIT", "CLIENT KILL"];
 /// How many groups a script uses at most, besides [`DATA`].
-const MOST_GROUPS: usize = 4;
+const MOST_GROUPS: usize = 3;
+/// How many clients a script has: with more of them fewer steps meet.
+const CLIENTS: [usize; 8] = [1, 2, 2, 2, 3, 3, 4, MOST_CLIENTS];
 /// How many steps a script has at least and at most.
-const STEPS: (usize, usize) = (3, 16);
+const STEPS: (usize, usize) = (4, 24);
 /// How many lines a placeholder for a whole step may lead through.
 const DEEPEST: usize = 2;
 
 /// A script that uses some of the groups `covered`.
 pub fn script(seed: u64, kind: Kind, repertoire: &Repertoire, covered: &BTreeSet<&'static str>) -> Script {
     let mut rng = Rng::with_seed(seed);
-    let groups = choose_groups(&mut rng, covered);
-    let people = (0..rng.usize(1..=MOST_CLIENTS)).map(|_| Person::default()).collect();
+    let groups = choose_groups(&mut rng, repertoire, covered);
+    let people = (0..rng.choice(CLIENTS).unwrap_or(MOST_CLIENTS)).map(|_| Person::default()).collect();
     let length = rng.usize(STEPS.0..=STEPS.1);
     let mut author = Author { rng, kind, repertoire, groups, people, counter: 0 };
     let mut steps = Vec::new();
@@ -38,10 +40,14 @@ pub fn script(seed: u64, kind: Kind, repertoire: &Repertoire, covered: &BTreeSet
     Script { steps }
 }
 
-fn choose_groups(rng: &mut Rng, covered: &BTreeSet<&'static str>) -> BTreeSet<&'static str> {
+/// Groups with many lines are chosen more often.
+fn choose_groups(rng: &mut Rng, repertoire: &Repertoire, covered: &BTreeSet<&'static str>) -> BTreeSet<&'static str> {
+    let by_line: Vec<_> = repertoire.group_of_each_line().filter(|group| covered.contains(group)).collect();
     let count = rng.usize(1..=MOST_GROUPS);
-    let chosen = rng.choose_multiple(covered.iter().copied().filter(|group| *group != DATA), count);
-    let mut groups: BTreeSet<_> = chosen.into_iter().collect();
+    let mut groups: BTreeSet<_> = (0..count).filter_map(|_| rng.choice(by_line.iter().copied())).collect();
+    if covered.contains(LEAVING) && rng.bool() {
+        groups.insert(LEAVING);
+    }
     if groups.contains(ALONE) {
         groups.retain(|group| *group == ALONE);
     }
@@ -68,7 +74,6 @@ struct Author<'a> {
 #[derive(Default)]
 struct Person {
     states: BTreeSet<State>,
-    is_blocked: bool,
     /// It has used CLIENT REPLY, so that its replies may not tell when a step of it is done.
     may_be_silent: bool,
 }
@@ -106,7 +111,7 @@ impl<'a> Author<'a> {
     /// One that is blocked can do little.
     fn next_client(&mut self) -> usize {
         let client = self.rng.usize(..self.people.len());
-        let another = self.people[client].is_blocked && self.rng.usize(..4) > 0;
+        let another = self.people[client].states.contains(&State::Blocked) && self.rng.usize(..4) > 0;
         if another { self.rng.usize(..self.people.len()) } else { client }
     }
 
@@ -131,20 +136,26 @@ impl<'a> Author<'a> {
     }
 
     fn line(&mut self, client: usize) -> &'a Line {
-        let mut states: Vec<_> = self.people[client].states.iter().copied().collect();
-        if self.people.iter().enumerate().any(|(other, person)| other != client && person.is_blocked) {
-            states.push(State::Awaited);
-        }
         let groups: Vec<_> = self.groups.iter().copied().collect();
-        let fitting =
-            |state: &State| groups.iter().flat_map(|group| self.lines(group, Some(*state))).collect::<Vec<_>>();
-        let lines: Vec<_> = states.iter().flat_map(fitting).collect();
+        let mut lines = Vec::new();
+        for when in self.circumstances(client) {
+            lines.extend(groups.iter().flat_map(|group| self.lines(group, Some(when))));
+        }
         // Lines of MONITOR come in the middle of what its client is told otherwise, if that is long.
-        let is_bound = states.contains(&State::Monitoring);
+        let is_bound = self.people[client].states.contains(&State::Monitoring);
         if !lines.is_empty() && (is_bound || self.rng.usize(..3) > 0) {
             return self.one_of(lines);
         }
         self.any_line(4)
+    }
+
+    /// In which states a client and the others are.
+    fn circumstances(&self, client: usize) -> Vec<When> {
+        let own = self.people[client].states.iter().map(|state| When::While(*state));
+        let others = self.people.iter().enumerate().filter(|(other, _)| *other != client);
+        let others: BTreeSet<_> = others.flat_map(|(_, person)| &person.states).collect();
+        let others = others.into_iter().map(|state| When::Beside(*state));
+        own.chain(others).collect()
     }
 
     /// A line of any group; one in `data` is of [`DATA`] at least.
@@ -155,8 +166,8 @@ impl<'a> Author<'a> {
         self.one_of(lines)
     }
 
-    fn lines(&self, group: &str, state: Option<State>) -> Vec<&'a Line> {
-        self.repertoire.lines(group, state, self.kind, &self.groups)
+    fn lines(&self, group: &str, when: Option<When>) -> Vec<&'a Line> {
+        self.repertoire.lines(group, when, self.kind, &self.groups)
     }
 
     fn one_of(&mut self, lines: Vec<&'a Line>) -> &'a Line {
@@ -216,9 +227,18 @@ impl<'a> Author<'a> {
             "ch" => self.rng.choice(["a", "ab", "b"])?.to_owned(),
             "pat" => self.rng.choice(["*", "a*", "?b", "a"])?.to_owned(),
             "id" => placeholder(self.rng.usize(1..=self.people.len())),
+            "waiting" => placeholder(self.blocked_client()),
             "me" => placeholder(client + 1),
             _ => return None,
         })
+    }
+
+    /// One that is blocked, if any is; from 1.
+    fn blocked_client(&mut self) -> usize {
+        let people = self.people.iter().enumerate();
+        let blocked: Vec<_> = people.filter(|(_, person)| person.states.contains(&State::Blocked)).collect();
+        let chosen = self.rng.choice(blocked).map(|(client, _)| client);
+        chosen.unwrap_or_else(|| self.rng.usize(..self.people.len())) + 1
     }
 
     fn number(&mut self) -> u32 {
@@ -245,6 +265,8 @@ impl<'a> Author<'a> {
         } else if ["UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"].iter().any(|bare| command.eq_ignore_ascii_case(bare))
         {
             person.states.remove(&State::Subscribed);
+        } else if says("CLIENT TRACKING ON") {
+            person.states.insert(State::Tracking);
         } else if says("MONITOR") {
             person.states.insert(State::Monitoring);
         } else if says("RESET") {
@@ -257,9 +279,9 @@ impl<'a> Author<'a> {
                 person.states.remove(&State::Muted);
             }
         } else if may_block(command) && !queueing && manner == Manner::Says {
-            person.is_blocked = true;
+            person.states.insert(State::Blocked);
         } else if may_serve(command) && self.rng.bool() {
-            self.people.iter_mut().for_each(|person| person.is_blocked = false);
+            self.people.iter_mut().for_each(|person| person.states.retain(|state| *state != State::Blocked));
         }
     }
 }

@@ -10,14 +10,12 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "ids",
         reason: "each side gives its clients ids of its own; which client is meant is compared",
-        level: |told, context| told.iter_mut().for_each(|told| told.each_frame(&mut |frame| name_id(frame, context))),
+        level: |told, context| each_frame(told, |frame| name_id(frame, context)),
     },
     Difference {
         name: "lines of CLIENT INFO and CLIENT LIST",
         reason: "addresses, descriptors, times, sizes of buffers, and that a client came by a unix socket; ids as above",
-        level: |told, context| {
-            told.iter_mut().for_each(|told| told.each_frame(&mut |frame| level_line(frame, context)))
-        },
+        level: |told, context| each_frame(told, |frame| level_line(frame, context)),
     },
     Difference {
         name: "order of patterns",
@@ -49,7 +47,7 @@ pub struct Difference {
     pub name: &'static str,
     /// Why.
     pub reason: &'static str,
-    level: fn(&mut Vec<Told>, &Context<'_>),
+    level: fn(&mut [Told], &Context<'_>),
 }
 
 /// What is known beside what was heard.
@@ -120,7 +118,7 @@ impl Monitored {
 
 /// What was heard with all that may differ made equal.
 pub fn level(heard: &[Heard], context: &Context<'_>) -> Vec<Told> {
-    let mut told = heard.iter().map(Told::of).collect();
+    let mut told: Vec<_> = heard.iter().map(Told::of).collect();
     for difference in DIFFERENCES {
         (difference.level)(&mut told, context);
     }
@@ -138,9 +136,10 @@ impl Told {
         }
     }
 
-    fn each_frame(&mut self, act: &mut dyn FnMut(&mut Frame)) {
-        if let Self::Frame(frame) = self {
-            each(frame, act);
+    const fn frame(&mut self) -> Option<&mut Frame> {
+        match self {
+            Self::Frame(frame) => Some(frame),
+            Self::Bytes(_) | Self::End => None,
         }
     }
 
@@ -168,7 +167,12 @@ impl Told {
     }
 }
 
-fn each(frame: &mut Frame, act: &mut dyn FnMut(&mut Frame)) {
+/// Does something to every frame, the members of aggregates too.
+fn each_frame(told: &mut [Told], mut act: impl FnMut(&mut Frame)) {
+    told.iter_mut().filter_map(Told::frame).for_each(|frame| each(frame, &mut act));
+}
+
+fn each(frame: &mut Frame, act: &mut impl FnMut(&mut Frame)) {
     act(frame);
     frame.items.iter_mut().for_each(|item| each(item, act));
 }
@@ -224,7 +228,7 @@ fn sort_runs(told: &mut [Told], is_meant: fn(&Told) -> bool, together: fn(&Told,
 }
 
 /// Sorts the channels that are left by a bare UNSUBSCRIBE; the counts stay where they are.
-fn level_farewells(told: &mut Vec<Told>, context: &Context<'_>) {
+fn level_farewells(told: &mut [Told], context: &Context<'_>) {
     let words = ["UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"];
     // At EXEC it may be one that was queued.
     if !words.iter().any(|word| context.step.says_only(word)) && !context.step.says("EXEC") {
@@ -234,7 +238,7 @@ fn level_farewells(told: &mut Vec<Told>, context: &Context<'_>) {
     for run in told.chunk_by_mut(|one, other| is_farewell(one) && one.word() == other.word()) {
         let mut names: Vec<_> = run.iter().filter_map(Told::name).collect();
         names.sort();
-        let frames = run.iter_mut().filter_map(|told| if let Told::Frame(frame) = told { Some(frame) } else { None });
+        let frames = run.iter_mut().filter_map(Told::frame);
         for (frame, name) in frames.filter(|frame| frame.items.len() > 1).zip(names) {
             frame.items[1] = name;
         }

@@ -20,8 +20,8 @@ pub struct Repertoire {
 pub struct Section {
     /// To which group of steps they belong.
     pub group: &'static str,
-    /// In which state they are preferred.
-    pub state: Option<State>,
+    /// When they are preferred; otherwise they are as good as any.
+    pub when: Option<When>,
     lines: Vec<Line>,
 }
 
@@ -35,32 +35,49 @@ pub struct Line {
     pub commands: Vec<String>,
 }
 
+/// Whose state prefers the lines of a section.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// The client itself is in it.
+    While(State),
+    /// Another client is.
+    Beside(State),
+}
+
 /// What is known of a client by what it has sent; a guess that only makes scripts more interesting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum State {
-    /// It has said MULTI.
-    Queueing,
-    /// It has said WATCH.
-    Watching,
-    /// It has subscribed.
-    Subscribed,
-    /// It has said CLIENT REPLY OFF.
-    Muted,
+    /// It has sent what blocks.
+    Blocked,
     /// It has said MONITOR.
     Monitoring,
-    /// Another client is blocked.
-    Awaited,
+    /// It has said CLIENT REPLY OFF.
+    Muted,
+    /// It has said MULTI.
+    Queueing,
+    /// It has subscribed.
+    Subscribed,
+    /// It has said CLIENT TRACKING ON.
+    Tracking,
+    /// It has said WATCH.
+    Watching,
 }
 
 impl State {
-    const ALL: [(&str, Self); 6] = [
-        ("queueing", Self::Queueing),
-        ("watching", Self::Watching),
-        ("subscribed", Self::Subscribed),
-        ("muted", Self::Muted),
+    const ALL: [(&str, Self); 7] = [
+        ("blocked", Self::Blocked),
         ("monitoring", Self::Monitoring),
-        ("awaited", Self::Awaited),
+        ("muted", Self::Muted),
+        ("queueing", Self::Queueing),
+        ("subscribed", Self::Subscribed),
+        ("tracking", Self::Tracking),
+        ("watching", Self::Watching),
     ];
+
+    fn named(name: &str) -> Self {
+        let found = Self::ALL.into_iter().find(|(known, _)| *known == name);
+        found.unwrap_or_else(|| panic!("steps.txt: no such state: {name}")).1
+    }
 }
 
 impl Repertoire {
@@ -86,9 +103,16 @@ impl Repertoire {
         self.sections.iter().map(|section| section.group).chain([LEAVING]).collect()
     }
 
-    /// The lines of a group in a state that this server knows, within a script of these groups.
-    pub fn lines(&self, group: &str, state: Option<State>, kind: Kind, groups: &BTreeSet<&str>) -> Vec<&Line> {
-        let sections = self.sections.iter().filter(|section| section.group == group && section.state == state);
+    /// For each line of groups other than [`DATA`], which group it is of.
+    pub fn group_of_each_line(&self) -> impl ExactSizeIterator<Item = &'static str> {
+        let sections = self.sections.iter().filter(|section| section.group != DATA);
+        let groups: Vec<_> = sections.flat_map(|section| section.lines.iter().map(|_| section.group)).collect();
+        groups.into_iter()
+    }
+
+    /// The lines of a group that this server knows, within a script of these groups.
+    pub fn lines(&self, group: &str, when: Option<When>, kind: Kind, groups: &BTreeSet<&str>) -> Vec<&Line> {
+        let sections = self.sections.iter().filter(|section| section.group == group && section.when == when);
         let lines = sections.flat_map(|section| &section.lines);
         lines.filter(|line| line.since <= kind && line.with.is_none_or(|with| groups.contains(with))).collect()
     }
@@ -96,15 +120,13 @@ impl Repertoire {
 
 impl Section {
     fn headed(heading: &'static str) -> Self {
-        let (group, state) = match heading.split_once(" while ") {
-            Some((group, state)) => (group, Some(state)),
-            None => (heading, None),
+        let (group, when) = match heading.split(' ').collect::<Vec<_>>()[..] {
+            [group] => (group, None),
+            [group, "while", state] => (group, Some(When::While(State::named(state)))),
+            [group, "beside", state] => (group, Some(When::Beside(State::named(state)))),
+            _ => panic!("steps.txt: no such heading: {heading}"),
         };
-        let state = state.map(|name| {
-            let found = State::ALL.into_iter().find(|(known, _)| *known == name);
-            found.unwrap_or_else(|| panic!("steps.txt: no such state: {heading}")).1
-        });
-        Self { group, state, lines: Vec::new() }
+        Self { group, when, lines: Vec::new() }
     }
 }
 
@@ -135,6 +157,6 @@ fn the_repertoire_is_read_as_it_is_meant() {
     assert_eq!((line.since, line.with, line.manner), (Kind::Redis70, Some("multi"), Manner::Waits));
     assert_eq!(line.commands, ["BLPOP {l} 0.1", "GET {s}"]);
     let groups = BTreeSet::from(["multi"]);
-    let queueing = Repertoire::whole().lines("multi", Some(State::Queueing), Kind::Redis62, &groups).len();
+    let queueing = Repertoire::whole().lines("multi", Some(When::While(State::Queueing)), Kind::Redis62, &groups).len();
     assert!(queueing > 10, "{queueing} lines");
 }

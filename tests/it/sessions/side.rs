@@ -12,6 +12,20 @@ use std::time::{Duration, Instant};
 /// Between two looks at a server that has not got so far.
 const PAUSE: Duration = Duration::from_micros(100);
 
+/// What messages, and acknowledgements of subscriptions, begin with.
+const WORDS: [&str; 10] = [
+    "message",
+    "pmessage",
+    "smessage",
+    "subscribe",
+    "psubscribe",
+    "ssubscribe",
+    "unsubscribe",
+    "punsubscribe",
+    "sunsubscribe",
+    "invalidate",
+];
+
 /// Clients and their server.
 pub struct Side {
     /// Where clients connect to.
@@ -278,6 +292,21 @@ impl Seen {
             && self.channels.is_empty()
             && self.shard_channels.is_empty()
             && self.digest.bytes().all(|digit| digit == b'0')
+    }
+}
+
+impl Heard {
+    /// What it is in a word: the first of an error or a message, else its type.
+    pub fn sort(&self) -> String {
+        let Self::Frame(bytes) = self else { return "closed".to_owned() };
+        let Some((frame, _)) = Frame::parse(bytes) else { return "fragment".to_owned() };
+        let word = match frame.kind {
+            b'-' => frame.as_text().split(' ').next().map(ToOwned::to_owned),
+            b'*' | b'>' => frame.items.first().map(Frame::as_text).filter(|word| WORDS.contains(&word.as_str())),
+            _ => None,
+        };
+        let null = if frame.text == b"-1" && frame.kind != b':' { "-1" } else { "" };
+        word.unwrap_or_else(|| format!("{}{null}", char::from(frame.kind)))
     }
 }
 

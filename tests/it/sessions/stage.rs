@@ -2,9 +2,10 @@
 
 use super::differences::{Context, level, same};
 use super::script::{MOST_CLIENTS, Manner, Script, Step};
-use super::side::{Heard, Side};
+use super::side::{Heard, Seen, Side};
 use crate::support::{Kind, PATIENCE, Proxy, Server, is_direct};
-use std::fmt::{self, Write as _};
+use std::collections::BTreeMap;
+use std::fmt;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -16,6 +17,8 @@ pub struct Stage {
     direct: Side,
     proxied: Side,
     plant: Option<Plant>,
+    /// How often clients heard what directly.
+    tally: BTreeMap<String, usize>,
     /// The server behind the proxy.
     server: Server,
     _proxy: Option<Proxy>,
@@ -76,7 +79,16 @@ impl Stage {
         if proxy.is_none() || is_direct() {
             proxied.raise_ids(IDS_FROM);
         }
-        Self { direct, proxied, plant: None, server, _proxy: proxy, _other: other, _sockets: sockets }
+        Self {
+            direct,
+            proxied,
+            plant: None,
+            tally: BTreeMap::new(),
+            server,
+            _proxy: proxy,
+            _other: other,
+            _sockets: sockets,
+        }
     }
 
     /// How long what is due may take to come through the proxy.
@@ -87,6 +99,11 @@ impl Stage {
     /// From now on this goes wrong.
     pub const fn plant(&mut self, plant: Plant) {
         self.plant = Some(plant);
+    }
+
+    /// How often clients heard what directly, by sort.
+    pub const fn tally(&self) -> &BTreeMap<String, usize> {
+        &self.tally
     }
 
     /// The server behind the proxy.
@@ -108,19 +125,12 @@ impl Stage {
 
     /// One step: first directly, which shows what is due.
     fn take(&mut self, step: &Step) -> Result<(), Finding> {
-        let waits = step.manner == Manner::Waits;
-        if waits && self.direct.is_blocked(step.client) {
+        if step.manner == Manner::Waits && self.direct.is_blocked(step.client) {
             // It would begin to wait at some later time, and nobody knows what happens first then.
             return Ok(());
         }
-        self.direct.perform(step);
-        let mut due_seen = self.direct.settle();
-        let start = Instant::now();
-        while waits && self.direct.is_blocked(step.client) {
-            assert!(start.elapsed() < PATIENCE, "this goes on for too long: {step}");
-            due_seen = self.direct.settle();
-        }
-        let due = self.direct.take_heard();
+        let (due, due_seen) = self.lead(step);
+        self.count(step, &due);
         self.proxied.perform(step);
         if self.plant == Some(Plant::Write) {
             self.server.connect().ask("SET planted 1");
@@ -132,13 +142,39 @@ impl Stage {
             plant.spoil(&mut heard);
         }
         self.compare(step, &due, &heard)?;
-        if seen != due_seen {
-            let text = format!(
-                "after {step}\n  the server behind is seen as {seen:?}\n  instead of              {due_seen:?}"
-            );
-            return Err(Finding { text });
+        if seen == due_seen {
+            return Ok(());
         }
-        Ok(())
+        let text = format!(
+            "after {step}\n  the server behind is seen as {seen:?}\n  instead of                   {due_seen:?}"
+        );
+        Err(Finding { text })
+    }
+
+    /// The step done directly: what each client hears, and how the server is seen then.
+    fn lead(&mut self, step: &Step) -> (Vec<Vec<Heard>>, Seen) {
+        self.direct.perform(step);
+        let mut seen = self.direct.settle();
+        let mut goes_on = step.manner == Manner::Waits;
+        let start = Instant::now();
+        while goes_on {
+            assert!(start.elapsed() < PATIENCE, "this goes on for too long: {step}");
+            goes_on = self.direct.is_blocked(step.client);
+            // Seen after that, or the end of the wait might have come in between.
+            seen = self.direct.settle();
+        }
+        (self.direct.take_heard(), seen)
+    }
+
+    fn count(&mut self, step: &Step, heard: &[Vec<Heard>]) {
+        for (client, heard) in heard.iter().enumerate() {
+            for heard in heard {
+                let sort = heard.sort();
+                // Somebody who was blocked, or gone for somebody else.
+                let unasked = if client + 1 == step.client || sort.ends_with("message") { "" } else { "unasked " };
+                *self.tally.entry(format!("{unasked}{sort}")).or_default() += 1;
+            }
+        }
     }
 
     fn compare(&self, step: &Step, due: &[Vec<Heard>], heard: &[Vec<Heard>]) -> Result<(), Finding> {
@@ -147,11 +183,15 @@ impl Stage {
         let mut text = String::new();
         for (number, (due, heard)) in due.iter().zip(heard).enumerate() {
             if !same((due, &direct), (heard, &proxied)) {
-                let _ = write!(text, "after {step}\n  client {} hears {}\n", number + 1, shown(heard));
-                let _ = write!(text, "  instead of     {}\n", shown(due));
+                text.push_str(&format!(
+                    "after {step}\n  client {} hears {}\n  instead of     {}\n",
+                    number + 1,
+                    shown(heard),
+                    shown(due)
+                ));
                 let (due, heard) = (level(due, &direct), level(heard, &proxied));
                 let at = due.iter().zip(&heard).take_while(|(due, heard)| due == heard).count();
-                let _ = write!(text, "  that is        {:?}\n  instead of     {:?}\n", heard.get(at), due.get(at));
+                text.push_str(&format!("  that is        {:?}\n  instead of     {:?}\n", heard.get(at), due.get(at)));
             }
         }
         if text.is_empty() { Ok(()) } else { Err(Finding { text }) }
