@@ -1,6 +1,6 @@
 //! Two servers of one kind, the proxy before one of them, and the comparison of what clients of both hear.
 
-use super::differences::{Context, level, same};
+use super::differences::{Context, Told, level, same};
 use super::script::{MOST_CLIENTS, Manner, Script, Step};
 use super::side::{Heard, Seen, Side};
 use crate::support::{Kind, PATIENCE, Proxy, Server, is_direct};
@@ -11,6 +11,9 @@ use tempfile::TempDir;
 
 /// Ids begin behind this, and no number in a script's replies is so large.
 const IDS_FROM: usize = 1_000;
+
+/// How much of one reply a finding shows, in characters.
+const MOST_SHOWN: usize = 600;
 
 /// Both sides, ready for one script after the other.
 pub struct Stage {
@@ -113,10 +116,10 @@ impl Stage {
 
     /// Plays a script on both sides, up to the first difference. After one the stage is not fit for another script.
     pub fn play(&mut self, script: &Script) -> Result<(), Finding> {
-        let ends = (1..=MOST_CLIENTS).map(Step::end_of).collect::<Vec<_>>();
-        for step in script.steps.iter().chain(&ends) {
+        for step in &script.steps {
             self.take(step)?;
         }
+        self.end()?;
         for (side, name) in [(&mut self.direct, "direct"), (&mut self.proxied, "proxied")] {
             side.clear().map_err(|text| Finding { text: format!("at the end, {name}: {text}") })?;
         }
@@ -129,20 +132,44 @@ impl Stage {
             // It would begin to wait at some later time, and nobody knows what happens first then.
             return Ok(());
         }
-        let (due, due_seen) = self.lead(step);
-        self.count(step, &due);
+        self.direct.perform(step);
+        let mut due_seen = self.direct.settle();
+        let mut goes_on = step.manner == Manner::Waits;
+        let start = Instant::now();
+        while goes_on {
+            assert!(start.elapsed() < PATIENCE, "this goes on for too long: {step}");
+            goes_on = self.direct.is_blocked(step.client);
+            // Seen after that, or the end of the wait might have come in between.
+            due_seen = self.direct.settle();
+        }
         self.proxied.perform(step);
+        self.check(step, &due_seen)
+    }
+
+    /// All clients finish, and hear all that is left to hear.
+    fn end(&mut self) -> Result<(), Finding> {
+        let ends: Vec<_> = (1..=MOST_CLIENTS).map(Step::end_of).collect();
+        ends.iter().for_each(|step| self.direct.perform(step));
+        let due_seen = self.direct.settle();
+        ends.iter().for_each(|step| self.proxied.perform(step));
+        self.check(&ends[0], &due_seen)
+    }
+
+    /// Compares what came to the clients, and how the server behind is seen.
+    fn check(&mut self, step: &Step, due_seen: &Seen) -> Result<(), Finding> {
+        let due = self.direct.take_heard();
+        self.count(step, &due);
         if self.plant == Some(Plant::Write) {
             self.server.connect().ask("SET planted 1");
         }
         let counts: Vec<_> = due.iter().map(Vec::len).collect();
-        let seen = self.proxied.follow(&counts, &due_seen);
+        let seen = self.proxied.follow(&counts, due_seen);
         let mut heard = self.proxied.take_heard();
         if let Some(plant) = self.plant {
             plant.spoil(&mut heard);
         }
         self.compare(step, &due, &heard)?;
-        if seen == due_seen {
+        if seen == *due_seen {
             return Ok(());
         }
         let text = format!(
@@ -151,27 +178,13 @@ impl Stage {
         Err(Finding { text })
     }
 
-    /// The step done directly: what each client hears, and how the server is seen then.
-    fn lead(&mut self, step: &Step) -> (Vec<Vec<Heard>>, Seen) {
-        self.direct.perform(step);
-        let mut seen = self.direct.settle();
-        let mut goes_on = step.manner == Manner::Waits;
-        let start = Instant::now();
-        while goes_on {
-            assert!(start.elapsed() < PATIENCE, "this goes on for too long: {step}");
-            goes_on = self.direct.is_blocked(step.client);
-            // Seen after that, or the end of the wait might have come in between.
-            seen = self.direct.settle();
-        }
-        (self.direct.take_heard(), seen)
-    }
-
     fn count(&mut self, step: &Step, heard: &[Vec<Heard>]) {
         for (client, heard) in heard.iter().enumerate() {
             for heard in heard {
                 let sort = heard.sort();
                 // Somebody who was blocked, or gone for somebody else.
-                let unasked = if client + 1 == step.client || sort.ends_with("message") { "" } else { "unasked " };
+                let is_asked = client + 1 == step.client || sort.ends_with("message") || step.commands.is_empty();
+                let unasked = if is_asked { "" } else { "unasked " };
                 *self.tally.entry(format!("{unasked}{sort}")).or_default() += 1;
             }
         }
@@ -191,7 +204,12 @@ impl Stage {
                 ));
                 let (due, heard) = (level(due, &direct), level(heard, &proxied));
                 let at = due.iter().zip(&heard).take_while(|(due, heard)| due == heard).count();
-                text.push_str(&format!("  that is        {:?}\n  instead of     {:?}\n", heard.get(at), due.get(at)));
+                let told = |told: Option<&Told>| shortened(format!("{told:?}"));
+                text.push_str(&format!(
+                    "  that is        {}\n  instead of     {}\n",
+                    told(heard.get(at)),
+                    told(due.get(at))
+                ));
             }
         }
         if text.is_empty() { Ok(()) } else { Err(Finding { text }) }
@@ -232,10 +250,14 @@ impl Plant {
 }
 
 fn shown(heard: &[Heard]) -> String {
-    if heard.is_empty() {
-        "nothing".to_owned()
-    } else {
-        heard.iter().map(Heard::to_string).collect::<Vec<_>>().join("  ")
+    let texts = heard.iter().map(|heard| shortened(heard.to_string()));
+    if heard.is_empty() { "nothing".to_owned() } else { texts.collect::<Vec<_>>().join("  ") }
+}
+
+fn shortened(text: String) -> String {
+    match text.char_indices().nth(MOST_SHOWN) {
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
+        None => text,
     }
 }
 
