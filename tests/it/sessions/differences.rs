@@ -1,5 +1,7 @@
 //! What a client may hear differently although nothing is wrong, and nothing else.
 
+mod tests;
+
 use super::script::Step;
 use super::side::Heard;
 use crate::support::Frame;
