@@ -21,7 +21,7 @@ const NOT_IN_SILENCE: [&str; 2] = ["QUIT", "CLIENT KILL"];
 const MOST_GROUPS: usize = 3;
 /// How many clients a script has: with more of them fewer steps meet.
 const CLIENTS: [usize; 8] = [1, 2, 2, 2, 3, 3, 4, MOST_CLIENTS];
-/// How many steps a script has at least and at most.
+/// How many steps a script has at least and at most, besides greetings.
 const STEPS: (usize, usize) = (4, 24);
 /// How many lines a placeholder for a whole step may lead through.
 const DEEPEST: usize = 2;
@@ -33,7 +33,8 @@ pub fn script(seed: u64, kind: Kind, repertoire: &Repertoire, covered: &BTreeSet
     let people = (0..rng.choice(CLIENTS).unwrap_or(MOST_CLIENTS)).map(|_| Person::default()).collect();
     let length = rng.usize(STEPS.0..=STEPS.1);
     let mut author = Author { rng, kind, repertoire, groups, people, counter: 0 };
-    let mut steps = Vec::new();
+    let mut steps = author.greetings();
+    let length = length + steps.len();
     while steps.len() < length {
         author.go_on(&mut steps);
     }
@@ -79,6 +80,13 @@ struct Person {
 }
 
 impl<'a> Author<'a> {
+    /// Every other client speaks RESP3 from the beginning.
+    fn greetings(&mut self) -> Vec<Step> {
+        let polite: Vec<_> = (1..=self.people.len()).filter(|_| self.rng.bool()).collect();
+        let greeting = |client| Step { client, manner: Manner::Says, commands: vec!["HELLO 3".to_owned()] };
+        polite.into_iter().map(greeting).collect()
+    }
+
     /// Adds a step, or several of one client.
     fn go_on(&mut self, steps: &mut Vec<Step>) {
         let client = self.next_client();

@@ -2,7 +2,7 @@
 
 mod tests;
 
-use super::script::Step;
+use super::script::{Step, begins_with};
 use super::side::Heard;
 use crate::support::Frame;
 use std::collections::BTreeMap;
@@ -36,6 +36,12 @@ pub const DIFFERENCES: &[Difference] = &[
         level: |told, _| messages_first(told),
     },
     Difference {
+        name: "how many hear a message",
+        reason: "all clients that subscribe through one worker of the proxy are one subscriber for the server; none stays \
+                 none, and some stay some",
+        level: level_receivers,
+    },
+    Difference {
         name: "MONITOR's times, addresses, and commands about connections",
         reason: "the clock; and connections are the proxy's own, who asks and answers much itself (such lines are not even \
                  counted: see is_seen)",
@@ -56,8 +62,10 @@ pub struct Difference {
 pub struct Context<'a> {
     /// Who was told which id on this side: the names by which they are shown.
     pub ids: &'a BTreeMap<String, String>,
-    /// In which step it was heard.
+    /// What the client did last.
     pub step: &'a Step,
+    /// It has asked, at some time in the script, how many hear a message.
+    pub counts_receivers: bool,
 }
 
 /// What a client heard, as a tree.
@@ -259,6 +267,33 @@ fn messages_first(told: &mut [Told]) {
     let is_message = |told: &Told| told.is_push() && told.word().ends_with(b"message");
     for part in told.split_mut(|told| told.is_push() && !is_message(told)) {
         part.sort_by_key(|told| !is_message(told));
+    }
+}
+
+/// Whether a command tells how many hear a message.
+pub fn counts_receivers(command: &str) -> bool {
+    ["PUBLISH", "SPUBLISH", "PUBSUB NUMSUB", "PUBSUB SHARDNUMSUB"].iter().any(|start| begins_with(command, start))
+        || command.contains("redis.call('publish'")
+}
+
+/// Makes all numbers of receivers one. They are told from other numbers by their place among the replies, unless there are
+/// fewer or more of these than commands.
+fn level_receivers(told: &mut [Told], context: &Context<'_>) {
+    let commands = &context.step.commands;
+    let in_a_block = |command: &str| context.counts_receivers && begins_with(command, "EXEC");
+    let mut replies: Vec<_> = told.iter_mut().filter(|told| !told.is_push() && **told != Told::End).collect();
+    let have_places = replies.len() == commands.len();
+    for (place, told) in replies.iter_mut().enumerate() {
+        let mut meant = commands.iter().enumerate().filter(|(at, _)| !have_places || *at == place);
+        if meant.any(|(_, command)| counts_receivers(command) || in_a_block(command)) {
+            each_frame(std::slice::from_mut(*told), level_count);
+        }
+    }
+}
+
+fn level_count(frame: &mut Frame) {
+    if frame.kind == b':' && frame.as_text().parse::<u64>().is_ok_and(|count| count > 0) {
+        frame.text = b"some".to_vec();
     }
 }
 

@@ -1,6 +1,6 @@
 //! Two servers of one kind, the proxy before one of them, and the comparison of what clients of both hear.
 
-use super::differences::{Context, Told, level, same};
+use super::differences::{Context, Told, counts_receivers, level, same};
 use super::script::{MOST_CLIENTS, Manner, Script, Step};
 use super::side::{Heard, Seen, Side};
 use crate::support::{Kind, PATIENCE, Proxy, Server, is_direct};
@@ -20,6 +20,8 @@ pub struct Stage {
     direct: Side,
     proxied: Side,
     plant: Option<Plant>,
+    /// What each client has done in this script.
+    deeds: Vec<Deeds>,
     /// How often clients heard what directly.
     tally: BTreeMap<String, usize>,
     /// The server behind the proxy.
@@ -27,6 +29,25 @@ pub struct Stage {
     _proxy: Option<Proxy>,
     _other: Server,
     _sockets: TempDir,
+}
+
+/// What a client has done.
+struct Deeds {
+    last: Step,
+    /// It has asked how many hear a message.
+    counts_receivers: bool,
+}
+
+impl Deeds {
+    /// Of all clients at the beginning of a script.
+    fn none() -> Vec<Self> {
+        (1..=MOST_CLIENTS).map(|client| Self { last: Step::end_of(client), counts_receivers: false }).collect()
+    }
+
+    fn note(&mut self, step: &Step) {
+        self.counts_receivers |= step.commands.iter().any(|command| counts_receivers(command));
+        self.last = step.clone();
+    }
 }
 
 /// What stands before the second server.
@@ -86,6 +107,7 @@ impl Stage {
             direct,
             proxied,
             plant: None,
+            deeds: Deeds::none(),
             tally: BTreeMap::new(),
             server,
             _proxy: proxy,
@@ -116,6 +138,7 @@ impl Stage {
 
     /// Plays a script on both sides, up to the first difference. After one the stage is not fit for another script.
     pub fn play(&mut self, script: &Script) -> Result<(), Finding> {
+        self.deeds = Deeds::none();
         for step in &script.steps {
             self.take(step)?;
         }
@@ -132,6 +155,7 @@ impl Stage {
             // It would begin to wait at some later time, and nobody knows what happens first then.
             return Ok(());
         }
+        self.deeds[step.client - 1].note(step);
         self.direct.perform(step);
         let mut due_seen = self.direct.settle();
         let mut goes_on = step.manner == Manner::Waits;
@@ -190,11 +214,16 @@ impl Stage {
         }
     }
 
+    /// What is known of a client, by number from 0, on one side.
+    fn context<'a>(&'a self, side: &'a Side, client: usize) -> Context<'a> {
+        let deeds = &self.deeds[client];
+        Context { ids: side.ids(), step: &deeds.last, counts_receivers: deeds.counts_receivers }
+    }
+
     fn compare(&self, step: &Step, due: &[Vec<Heard>], heard: &[Vec<Heard>]) -> Result<(), Finding> {
-        let direct = Context { ids: self.direct.ids(), step };
-        let proxied = Context { ids: self.proxied.ids(), step };
         let mut text = String::new();
         for (number, (due, heard)) in due.iter().zip(heard).enumerate() {
+            let (direct, proxied) = (self.context(&self.direct, number), self.context(&self.proxied, number));
             if !same((due, &direct), (heard, &proxied)) {
                 text.push_str(&format!(
                     "after {step}\n  client {} hears {}\n  instead of     {}\n",

@@ -1,8 +1,8 @@
 //! Each difference is levelled, and what is next to it is not.
 
-use super::super::script::Script;
+use super::super::script::{Script, Step};
 use super::super::side::Heard;
-use super::{Context, is_seen, same};
+use super::{Context, counts_receivers, is_seen, same};
 use crate::support::{bulk, frame_length};
 use std::collections::BTreeMap;
 
@@ -11,8 +11,11 @@ fn same_in(step: &str, one: &str, other: &str) -> bool {
     let ids = |id: &str| BTreeMap::from([(id.to_owned(), "id of client 1 in life 1".to_owned())]);
     let (ours, theirs) = (ids("1001"), ids("2002"));
     let step = Script::read(step).steps.remove(0);
-    let contexts = (Context { ids: &ours, step: &step }, Context { ids: &theirs, step: &step });
-    same((&heard(one), &contexts.0), (&heard(other), &contexts.1))
+    same((&heard(one), &context(&ours, &step)), (&heard(other), &context(&theirs, &step)))
+}
+
+fn context<'a>(ids: &'a BTreeMap<String, String>, step: &'a Step) -> Context<'a> {
+    Context { ids, step, counts_receivers: step.commands.iter().any(|command| counts_receivers(command)) }
 }
 
 /// Frames out of text in which words separated by blanks are lines.
@@ -41,10 +44,8 @@ fn lines_of_clients_differ_in_what_is_about_sockets() {
     let step = Script::read("1: CLIENT INFO").steps.remove(0);
     let (ours, theirs) =
         (BTreeMap::from([("7".to_owned(), "me".to_owned())]), BTreeMap::from([("8".to_owned(), "me".to_owned())]));
-    let same = |one: &str, other: &str| {
-        let contexts = (Context { ids: &ours, step: &step }, Context { ids: &theirs, step: &step });
-        same((&line(one), &contexts.0), (&line(other), &contexts.1))
-    };
+    let same =
+        |one: &str, other: &str| same((&line(one), &context(&ours, &step)), (&line(other), &context(&theirs, &step)));
     assert!(same("id=7 addr=/s:0 age=1 flags=U db=0 redir=7", "id=8 addr=127.0.0.1:1 age=0 flags=N db=0 redir=8"));
     assert!(!same("id=7 addr=/s:0 flags=U db=0", "id=8 addr=127.0.0.1:1 flags=N db=1"));
     assert!(!same("id=7 flags=Ux", "id=8 flags=N"));
@@ -88,11 +89,21 @@ fn messages_pass_replies_only_and_only_in_resp3() {
 fn monitor_shows_what_is_done_to_data() {
     let line = |text: &str| vec![Heard::Frame(format!("+{text}\r\n").into_bytes())];
     let (ids, step) = (BTreeMap::new(), Script::read("1: GET s1").steps.remove(0));
-    let context = Context { ids: &ids, step: &step };
-    let same = |one: &str, other: &str| same((&line(one), &context), (&line(other), &context));
+    let same =
+        |one: &str, other: &str| same((&line(one), &context(&ids, &step)), (&line(other), &context(&ids, &step)));
     assert!(same("1.5 [0 127.0.0.1:1] \"GET\" \"s1\"", "2.5 [0 unix:/s] \"GET\" \"s1\""));
     assert!(!same("1.5 [0 127.0.0.1:1] \"GET\" \"s1\"", "2.5 [1 unix:/s] \"GET\" \"s1\""));
     assert!(!same("1.5 [0 lua] \"GET\" \"s1\"", "2.5 [0 unix:/s] \"GET\" \"s1\""));
     assert!(is_seen(b"+1.5 [0 lua] \"get\" \"s1\"\r\n") && is_seen(b"+OK\r\n") && is_seen(b"+1 fine\r\n"));
     assert!(!is_seen(b"+1.5 [0 127.0.0.1:1] \"DEBUG\" \"DIGEST\"\r\n"));
+}
+
+#[test]
+fn some_hear_a_message_or_none() {
+    assert!(same_in("1: PUBLISH c x", ":3", ":1"));
+    assert!(!same_in("1: PUBLISH c x", ":3", ":0"));
+    assert!(!same_in("1: INCR c1; PUBLISH c x", ":3 :3", ":1 :1"));
+    assert!(same_in("1: INCR c1; PUBLISH c x", ":3 :3", ":3 :1"));
+    assert!(same_in("1: MULTI; PUBLISH c x; EXEC", "+OK +QUEUED *1 :3", "+OK +QUEUED *1 :2"));
+    assert!(!same_in("1: MULTI; INCR c1; EXEC", "+OK +QUEUED *1 :3", "+OK +QUEUED *1 :2"));
 }
