@@ -77,7 +77,11 @@ pub(super) fn answer(local: Local, args: Args<'_>, state: &mut State, env: &Env<
             return Answer::Quit;
         }
         (Local::Reset, 1) => {
+            let is_skipped = state.mute == Mute::Next;
             state.reset(env.database, env.password.is_none());
+            if is_skipped {
+                return Answer::Silent;
+            }
             build::simple("RESET", out);
         }
         (Local::ClientId, 2) => build::integer(state.id, out),

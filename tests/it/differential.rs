@@ -7,6 +7,7 @@ mod local;
 mod misuse;
 
 pub use compare::where_they_part;
+pub use corpus::split;
 pub use local::{modulo_id, talk};
 
 use crate::support::{Client, Figures, Frame, Kind, Proxy, Server, command};

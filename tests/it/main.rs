@@ -31,6 +31,7 @@ mod program;
 mod protocol;
 mod pubsub;
 mod regression;
+mod sessions;
 mod support;
 mod tidy;
 mod transactions;

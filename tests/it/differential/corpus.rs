@@ -101,7 +101,8 @@ fn all_bytes(length: usize) -> Vec<u8> {
     (0..=u8::MAX).cycle().take(length).collect()
 }
 
-fn split(mut text: &str) -> Vec<Argument> {
+/// The arguments that `text` is made of.
+pub fn split(mut text: &str) -> Vec<Argument> {
     let mut arguments = Vec::new();
     while !text.is_empty() {
         if let Some(quoted) = text.strip_prefix('"') {

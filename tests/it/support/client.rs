@@ -83,15 +83,21 @@ impl Client {
     /// The next reply, or `None` if the other side closed before it began.
     pub fn try_reply(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
-            if let Some(length) = frame::length(self.unread()) {
-                let reply = self.unread()[..length].to_vec();
-                self.unread.start += length;
+            if let Some(reply) = self.received() {
                 return Ok(Some(reply));
             }
             if self.fill()? == 0 {
                 return Ok(None);
             }
         }
+    }
+
+    /// The next reply, if all of it has been received.
+    pub fn received(&mut self) -> Option<Vec<u8>> {
+        let length = frame::length(self.unread())?;
+        let reply = self.unread()[..length].to_vec();
+        self.unread.start += length;
+        Some(reply)
     }
 
     /// Sends bytes and reads one reply, where either may fail.
@@ -166,8 +172,23 @@ impl Client {
         }
     }
 
+    /// Reads what has arrived, if anything; 0 at the end of the stream.
+    pub fn fill_at_once(&mut self) -> io::Result<usize> {
+        self.set_nonblocking(true)?;
+        let read = self.fill();
+        self.set_nonblocking(false)?;
+        read
+    }
+
+    fn set_nonblocking(&self, is_so: bool) -> io::Result<()> {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.set_nonblocking(is_so),
+            Stream::Unix(stream) => stream.set_nonblocking(is_so),
+        }
+    }
+
     /// Reads once; 0 at the end of the stream.
-    fn fill(&mut self) -> io::Result<usize> {
+    pub fn fill(&mut self) -> io::Result<usize> {
         if self.unread.end == self.buffer.len() {
             self.make_room();
         }
