@@ -3,7 +3,6 @@
 //!
 //! What Redis refuses too is refused in its words: several client libraries read them.
 
-use crate::command::route::{Cause, Route};
 use crate::command::table;
 use crate::resp::build;
 use crate::resp::request::Args;
@@ -56,18 +55,16 @@ pub(super) fn aborted(reason: &[u8]) -> Vec<u8> {
 
 /// Appends the error for a request of a client in RESP2 that is subscribed to something. What is wrong with the request in
 /// itself comes first.
-pub(super) fn while_subscribed(route: Route, args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
+pub(super) fn while_subscribed(args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
     let old = identity.is_before(7, 0);
-    let container = || args.clone().next().and_then(table::find);
-    let command = match (route, old) {
-        (Route::Leased(Cause::Unknown), _) | (Route::Leased(Cause::UnknownSubcommand), false) => {
-            return unknown(args, identity, out);
-        }
-        // Before Redis 7 subcommands are arguments.
-        (_, true) => container(),
-        (_, false) => table::of_request(args.clone()).or_else(container),
+    let mut words = args.clone();
+    let name = words.next().unwrap_or_default();
+    let Some(container) = table::find(name) else { return unknown(args, identity, out) };
+    // Before Redis 7 subcommands are arguments.
+    let found = if old { Some(container) } else { table::of_request(args.clone()) };
+    let Some(command) = found else {
+        return build::error(unknown_subcommand(name, words.next().unwrap_or_default(), old), out);
     };
-    let Some(command) = command else { return };
     let name = command.name;
     if !command.accepts(args.len()) || (command.is_container() && args.len() == 1 && name != "command") {
         return build::error(format!("ERR wrong number of arguments for '{name}' command"), out);
@@ -78,18 +75,10 @@ pub(super) fn while_subscribed(route: Route, args: &Args<'_>, identity: &Identit
     build::error(text, out);
 }
 
-/// Appends the error for a command or subcommand that nobody knows.
+/// Appends the error for a command that the server does not know.
 pub(super) fn unknown(args: &Args<'_>, identity: &Identity, out: &mut Vec<u8>) {
-    let mut words = args.clone();
-    let name = words.next().unwrap_or_default();
-    let old = identity.is_before(7, 0);
-    build::error(
-        match words.next().filter(|_| table::find(name).is_some()) {
-            Some(subcommand) => unknown_subcommand(name, quoted(subcommand, QUOTED), old),
-            None => unknown_command(quoted(name, QUOTED), args, old),
-        },
-        out,
-    );
+    let name = args.clone().next().unwrap_or_default();
+    build::error(unknown_command(quoted(name, QUOTED), args, identity.is_before(7, 0)), out);
 }
 
 /// The words changed with Redis 7. Arguments are quoted as they are, text or not.

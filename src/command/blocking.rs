@@ -38,7 +38,7 @@ impl Timeout {
 }
 
 /// The timeout of a request that blocks; none if it says none that is valid, so that the server will refuse it at once.
-pub fn timeout<'a>(command: &Command, args: impl Iterator<Item = &'a [u8]> + Clone) -> Option<Timeout> {
+pub fn timeout<'a>(command: &Command, args: &(impl Iterator<Item = &'a [u8]> + Clone)) -> Option<Timeout> {
     let count = args.clone().count();
     let (at, unit) = match command.name {
         "blmpop" | "bzmpop" => (1, Unit::Seconds),
@@ -66,7 +66,7 @@ mod tests {
     fn of(words: &str) -> Option<(usize, Option<u128>)> {
         let args: Vec<&[u8]> = words.split(' ').map(str::as_bytes).collect();
         let command = table::of_request(args.iter().copied()).expect("known");
-        timeout(command, args.iter().copied()).map(|found| (found.at, found.length.map(|length| length.as_millis())))
+        timeout(command, &args.iter().copied()).map(|found| (found.at, found.length.map(|length| length.as_millis())))
     }
 
     #[test]

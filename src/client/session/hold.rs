@@ -130,10 +130,10 @@ impl Session {
     }
 
     /// Puts a request before those that wait.
-    pub(super) fn take_back(&mut self, request: Vec<u8>, env: &Env) {
+    pub(super) fn take_back(&mut self, request: &[u8], env: &Env) {
         let before = self.input.capacity();
         let rest = self.input.get(self.position..).unwrap_or_default();
-        self.input = [request.as_slice(), rest].concat();
+        self.input = [request, rest].concat();
         (self.position, self.starving, self.scanner) = (0, false, RequestScanner::default());
         env.pool.memory().resized(before, self.input.capacity());
     }
@@ -156,7 +156,7 @@ impl Session {
 
     /// The client has sent its last byte. What waits for others is given up at once: a reply that does not exist yet is
     /// not due, and must not take an element from anybody.
-    pub(super) fn leave_hold(&mut self, turn: &mut Turn<'_, '_>) {
+    pub(super) fn leave_hold(&self, turn: &mut Turn<'_, '_>) {
         let Some(hold) = &self.hold else { return };
         turn.upstream.finish_lease(&hold.lease);
         if hold.alone.is_some() || hold.streams {
@@ -172,7 +172,14 @@ impl Session {
         // WAIT concerns what was written over its connection.
         let on = self.wrote.filter(|_| route == Route::Leased(route::Cause::Replication));
         match self.obtain_lease(cause, on, frame, timeout, turn) {
-            Ok(waited) => self.shorten(name, frame, route, timeout, waited, turn),
+            Ok(waited) => {
+                // The time it has waited is not to be waited again.
+                let waited = Duration::from_millis(100) * waited;
+                let length = timeout.and_then(|timeout| timeout.length).filter(|_| !waited.is_zero());
+                let left = length.map(|length| length.saturating_sub(waited));
+                let shortened = timeout.zip(left).map(|(timeout, left)| with_timeout(frame, timeout, left));
+                self.over_lease(name, shortened.as_deref().unwrap_or(frame), route, turn)
+            }
             Err(Step::Blocked) => Step::Blocked,
             Err(step) => {
                 // What was to be watched is not.
@@ -243,23 +250,6 @@ impl Session {
                 Err(self.unavailable(&[], &error, turn))
             }
         }
-    }
-
-    /// Sends a request that has waited for its lease; the time it waited is not to be waited again.
-    fn shorten(
-        &mut self,
-        name: &[u8],
-        frame: &[u8],
-        route: Route,
-        timeout: Option<Timeout>,
-        waited: u32,
-        turn: &mut Turn<'_, '_>,
-    ) -> Step {
-        let Some((timeout, length)) = timeout.filter(|_| waited > 0).and_then(|it| Some((it, it.length?))) else {
-            return self.over_lease(name, frame, route, turn);
-        };
-        let shortened = with_timeout(frame, timeout, length.saturating_sub(Duration::from_millis(100) * waited));
-        self.over_lease(name, &shortened, route, turn)
     }
 
     /// Nobody gave up a connection in time.
@@ -552,7 +542,7 @@ fn with_timeout(frame: &[u8], timeout: Timeout, left: Duration) -> Vec<u8> {
 
 fn timeout_of(frame: &[u8]) -> Option<Timeout> {
     let args = Args::new(frame);
-    blocking::timeout(table::of_request(args.clone())?, args)
+    blocking::timeout(table::of_request(args.clone())?, &args)
 }
 
 /// A length of time in ticks of 100 ms, rounded up.

@@ -48,7 +48,7 @@ impl Session {
             && let Some(hold) = &mut self.hold
             && let Some(again) = hold.observe(buffer.get(range.clone()).unwrap_or_default())
         {
-            self.take_back(again, env);
+            self.take_back(&again, env);
             muted = true;
         }
         self.append(muted, buffer, range, env);

@@ -70,7 +70,7 @@ impl Session {
             _ if restricted => {
                 let identity = turn.upstream.shared().identity();
                 Some(self.answer_with(turn.env, |out| {
-                    refusal::while_subscribed(route, &Args::new(frame), identity, out);
+                    refusal::while_subscribed(&Args::new(frame), identity, out);
                 }))
             }
             _ => None,

@@ -293,7 +293,7 @@ fn a_subscription_that_is_refused_when_it_is_resumed_ends_its_clients_only() {
     assert_ends(&mut client, "");
     line.say(&message("d", "hello"));
     assert_eq!(shown(&other.reply()), shown(&push(message("d", "hello"))));
-    assert_eq!(proxy.logged("subscribed again"), 1);
+    wait_until("it is logged", PATIENCE, || proxy.logged("subscribed again") == 1);
 }
 
 #[test]
