@@ -29,6 +29,7 @@ use script::Script;
 use stage::{Before, Finding, Stage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
+use std::io::Write as _;
 use std::time::{Duration, Instant};
 
 /// The groups of steps that read the same through the proxy; `steps.txt` has them all.
@@ -86,7 +87,9 @@ fn play_those(
     count: u64,
 ) -> BTreeMap<String, usize> {
     let first = number("OUTRIGGER_SEED").unwrap_or_else(|| fastrand::u64(..1 << 32));
-    println!("OUTRIGGER_SEED={first} OUTRIGGER_STEPS={}", groups.iter().copied().collect::<Vec<_>>().join(","));
+    let names = groups.iter().copied().collect::<Vec<_>>().join(",");
+    // Past the capture of output, so that a run that passes tells its seed too.
+    let _ = writeln!(std::io::stderr(), "sessions on {}: OUTRIGGER_SEED={first} OUTRIGGER_STEPS={names}", kind.name());
     for difference in DIFFERENCES {
         println!("not compared: {}: {}", difference.name, difference.reason);
     }
@@ -97,14 +100,12 @@ fn play_those(
         steps += script.steps.len();
         if let Err(finding) = play(&mut stage, &script) {
             drop(stage);
-            let shrunk = shrink::shrink(script.clone(), |script| again(kind, before, script).is_err());
-            let told = again(kind, before, &shrunk).err().map(|finding| finding.to_string()).unwrap_or_default();
-            let line = shrunk.to_string().replace('\n', " | ");
-            panic!(
-                "{}, OUTRIGGER_SEED={seed} OUTRIGGER_SCRIPTS=1:\n{script}\n\n{finding}\n\nin short, \
-                 OUTRIGGER_SCRIPT='{line}'\n{told}",
-                kind.name(),
-            );
+            let alone = explained(kind, before, script.clone());
+            let before = seed - first + 1;
+            let alone = alone.unwrap_or_else(|| {
+                format!("alone it shows no difference: OUTRIGGER_SEED={first} OUTRIGGER_SCRIPTS={before} plays those before too")
+            });
+            panic!("{}, OUTRIGGER_SEED={seed} OUTRIGGER_SCRIPTS=1:\n{script}\n\n{finding}\n\n{alone}", kind.name());
         }
     }
     let mut figures = Figures::of(&format!("sessions on {}, {before:?}", kind.name()));
@@ -114,6 +115,15 @@ fn play_those(
     figures.add("heard", format!("{:?}", stage.tally()));
     figures.add("upstream", stage.server().info_number("stats", "total_connections_received"));
     stage.tally().clone()
+}
+
+/// The shortest part of a script that shows a difference, and which; `None` if on a stage of its own it shows none.
+fn explained(kind: Kind, before: Before, script: Script) -> Option<String> {
+    again(kind, before, &script).err()?;
+    let shrunk = shrink::shrink(script, |script| again(kind, before, script).is_err());
+    let finding = again(kind, before, &shrunk).err().map(|finding| finding.to_string());
+    let line = shrunk.to_string().replace('\n', " | ");
+    Some(format!("in short, OUTRIGGER_SCRIPT='{line}'\n{}", finding.unwrap_or_else(|| "(not every time)".to_owned())))
 }
 
 /// Plays a script; says which one it was if the test fails within.

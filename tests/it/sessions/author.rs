@@ -17,6 +17,12 @@ const NOT_TOGETHER: [(&str, &str); 2] = [("broadcast", "reply"), ("redirect", LE
 const ALONE: &str = "monitor";
 /// What closes a connection once its reply is written, as Redis has it: after a reply that is not to be seen it never does.
 const NOT_IN_SILENCE: [&str; 2] = ["QUIT", "CLIENT KILL"];
+/// What must not follow what a client publishes in the same write if it may hear that itself: in RESP3 its own message may
+/// come later through the proxy (see the differences), which is too late then.
+const NOT_BEHIND_OWN_MESSAGE: [&str; 9] =
+    ["SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE", "QUIT", "RESET", "HELLO"];
+/// The group of what is about the connection itself within MULTI.
+const MOVED: &str = "moved";
 /// How many groups a script uses at most, besides [`DATA`].
 const MOST_GROUPS: usize = 3;
 /// How many clients a script has: with more of them fewer steps meet.
@@ -77,6 +83,8 @@ struct Person {
     states: BTreeSet<State>,
     /// It has used CLIENT REPLY, so that its replies may not tell when a step of it is done.
     may_be_silent: bool,
+    /// It has subscribed.
+    may_hear: bool,
 }
 
 impl<'a> Author<'a> {
@@ -99,6 +107,7 @@ impl<'a> Author<'a> {
             let (other, more) = self.commands(client);
             commands.extend(more.into_iter().filter(|_| other == Manner::Says));
         }
+        self.avoid(client, &mut commands);
         if self.groups.iter().any(|group| APART.contains(group)) {
             steps.extend(commands.into_iter().map(|command| Step {
                 client: client + 1,
@@ -126,7 +135,11 @@ impl<'a> Author<'a> {
     fn departure(&mut self, client: usize) -> Step {
         let manner = [Manner::Leaves, Manner::Resets, Manner::Finishes][self.rng.usize(..3)];
         let says = manner == Manner::Finishes && self.rng.bool();
-        let commands = if says { self.commands(client).1 } else { Vec::new() };
+        let mut commands = if says { self.commands(client).1 } else { Vec::new() };
+        self.avoid(client, &mut commands);
+        if self.people[client].may_hear && commands.iter().any(|command| publishes(command)) {
+            commands.clear();
+        }
         self.people[client] = Person::default();
         Step { client: client + 1, manner, commands }
     }
@@ -136,11 +149,27 @@ impl<'a> Author<'a> {
         let line = self.line(client);
         let mut commands = Vec::new();
         self.expand(line, client, 0, &mut commands);
-        if self.people[client].may_be_silent || commands.iter().any(|command| begins_with(command, "CLIENT REPLY")) {
-            commands.retain(|command| !NOT_IN_SILENCE.iter().any(|name| begins_with(command, name)));
-        }
         commands.iter().for_each(|command| self.note(client, command, line.manner));
         (line.manner, commands)
+    }
+
+    /// Leaves out what has no certain outcome, or not through any proxy.
+    fn avoid(&self, client: usize, commands: &mut Vec<String>) {
+        let person = &self.people[client];
+        if person.may_be_silent {
+            commands.retain(|command| !NOT_IN_SILENCE.iter().any(|name| begins_with(command, name)));
+        }
+        if !person.may_hear {
+            return;
+        }
+        let is_blocked = person.states.contains(&State::Blocked);
+        let mut has_published = false;
+        commands.retain(|command| {
+            let is_behind = NOT_BEHIND_OWN_MESSAGE.iter().any(|name| begins_with(command, name));
+            let stays = !(publishes(command) && is_blocked || is_behind && has_published);
+            has_published |= publishes(command) && stays;
+            stays
+        });
     }
 
     fn line(&mut self, client: usize) -> &'a Line {
@@ -149,8 +178,14 @@ impl<'a> Author<'a> {
         for when in self.circumstances(client) {
             lines.extend(groups.iter().flat_map(|group| self.lines(group, Some(when))));
         }
+        let states = &self.people[client].states;
+        if states.contains(&State::Queueing) && !self.groups.contains(MOVED) {
+            lines = self.lines("multi", Some(When::While(State::Queueing)));
+            lines.extend(self.lines(DATA, None));
+            return self.one_of(lines);
+        }
         // Lines of MONITOR come in the middle of what its client is told otherwise, if that is long.
-        let is_bound = self.people[client].states.contains(&State::Monitoring);
+        let is_bound = states.contains(&State::Monitoring);
         if !lines.is_empty() && (is_bound || self.rng.usize(..3) > 0) {
             return self.one_of(lines);
         }
@@ -257,27 +292,28 @@ impl<'a> Author<'a> {
     /// What a command may have done to the client's state.
     fn note(&mut self, client: usize, command: &str, manner: Manner) {
         let says = |start: &str| begins_with(command, start);
+        let is = |whole: &str| command.eq_ignore_ascii_case(whole);
         let person = &mut self.people[client];
         let queueing = person.states.contains(&State::Queueing);
-        if says("MULTI") {
+        if is("MULTI") {
             person.states.insert(State::Queueing);
-        } else if says("EXEC") || says("DISCARD") {
+        } else if is("EXEC") || is("DISCARD") {
             person.states.remove(&State::Queueing);
             person.states.remove(&State::Watching);
         } else if says("WATCH") {
             person.states.insert(State::Watching);
-        } else if says("UNWATCH") {
+        } else if is("UNWATCH") {
             person.states.remove(&State::Watching);
         } else if says("SUBSCRIBE") || says("PSUBSCRIBE") || says("SSUBSCRIBE") {
             person.states.insert(State::Subscribed);
-        } else if ["UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"].iter().any(|bare| command.eq_ignore_ascii_case(bare))
-        {
+            person.may_hear = true;
+        } else if ["UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"].into_iter().any(is) {
             person.states.remove(&State::Subscribed);
         } else if says("CLIENT TRACKING ON") {
             person.states.insert(State::Tracking);
         } else if says("MONITOR") {
             person.states.insert(State::Monitoring);
-        } else if says("RESET") {
+        } else if is("RESET") {
             person.states.clear();
         } else if says("CLIENT REPLY") {
             person.may_be_silent = true;
@@ -300,6 +336,11 @@ fn may_block(command: &str) -> bool {
         || ["BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP"]
             .iter()
             .any(|name| begins_with(command, name))
+}
+
+/// Whether a command may lead to a message.
+fn publishes(command: &str) -> bool {
+    command.to_lowercase().contains("publish") || begins_with(command, "EXEC")
 }
 
 fn may_serve(command: &str) -> bool {

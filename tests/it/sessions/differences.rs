@@ -20,11 +20,6 @@ pub const DIFFERENCES: &[Difference] = &[
         level: |told, context| each_frame(told, |frame| level_line(frame, context)),
     },
     Difference {
-        name: "order of patterns",
-        reason: "a message that fits several patterns of a client comes in the order of a hash table with a seed of its own",
-        level: |told, _| sort_runs(told, is_pattern_message, same_message),
-    },
-    Difference {
         name: "order of channels left all at once",
         reason: "UNSUBSCRIBE without channels goes through a hash table with a seed of its own",
         level: level_farewells,
@@ -32,8 +27,14 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         name: "order of messages and replies in RESP3",
         reason: "messages come to the proxy by another connection than replies; each for itself keeps its order, and an \
-                 acknowledged subscription comes before its messages",
+                 acknowledged subscription comes before its messages (the author avoids what its own message would have \
+                 to come before)",
         level: |told, _| messages_first(told),
+    },
+    Difference {
+        name: "order of patterns",
+        reason: "a message that fits several patterns of a client comes in the order of a hash table with a seed of its own",
+        level: |told, _| sort_runs(told, is_pattern_message, same_message),
     },
     Difference {
         name: "how many hear a message",

@@ -28,7 +28,7 @@ pub struct Section {
 /// One step, with placeholders.
 pub struct Line {
     since: Kind,
-    with: Option<&'static str>,
+    with: Vec<&'static str>,
     /// [`Manner::Says`] or [`Manner::Waits`].
     pub manner: Manner,
     /// One command each.
@@ -93,8 +93,8 @@ impl Repertoire {
         }
         let whole = Self { sections };
         let known = whole.groups();
-        let strange = whole.sections.iter().flat_map(|section| &section.lines).filter_map(|line| line.with);
-        strange.for_each(|group| assert!(known.contains(group), "steps.txt: there is no group {group}"));
+        let strange = whole.sections.iter().flat_map(|section| &section.lines).flat_map(|line| &line.with);
+        strange.for_each(|group| assert!(known.contains(*group), "steps.txt: there is no group {group}"));
         whole
     }
 
@@ -114,7 +114,7 @@ impl Repertoire {
     pub fn lines(&self, group: &str, when: Option<When>, kind: Kind, groups: &BTreeSet<&str>) -> Vec<&Line> {
         let sections = self.sections.iter().filter(|section| section.group == group && section.when == when);
         let lines = sections.flat_map(|section| &section.lines);
-        lines.filter(|line| line.since <= kind && line.with.is_none_or(|with| groups.contains(with))).collect()
+        lines.filter(|line| line.since <= kind && line.with.iter().all(|with| groups.contains(with))).collect()
     }
 }
 
@@ -132,7 +132,7 @@ impl Section {
 
 impl Line {
     fn read(mut text: &'static str) -> Self {
-        let (mut since, mut with, mut manner) = (Kind::Redis62, None, Manner::Says);
+        let (mut since, mut with, mut manner) = (Kind::Redis62, Vec::new(), Manner::Says);
         while let Some((word, rest)) = text.split_once(' ') {
             match word {
                 ">=7.0" => since = Kind::Redis70,
@@ -140,7 +140,8 @@ impl Line {
                 "waits:" => manner = Manner::Waits,
                 "with" => {
                     let (group, rest) = rest.split_once(' ').unwrap_or_else(|| panic!("steps.txt: {text}"));
-                    (with, text) = (Some(group), rest);
+                    with.push(group);
+                    text = rest;
                     continue;
                 }
                 _ => break,
@@ -153,8 +154,8 @@ impl Line {
 
 #[test]
 fn the_repertoire_is_read_as_it_is_meant() {
-    let line = Line::read(">=7.0 with multi waits: BLPOP {l} 0.1; GET {s}");
-    assert_eq!((line.since, line.with, line.manner), (Kind::Redis70, Some("multi"), Manner::Waits));
+    let line = Line::read(">=7.0 with multi with watch waits: BLPOP {l} 0.1; GET {s}");
+    assert_eq!((line.since, &line.with[..], line.manner), (Kind::Redis70, &["multi", "watch"][..], Manner::Waits));
     assert_eq!(line.commands, ["BLPOP {l} 0.1", "GET {s}"]);
     let groups = BTreeSet::from(["multi"]);
     let queueing = Repertoire::whole().lines("multi", Some(When::While(State::Queueing)), Kind::Redis62, &groups).len();

@@ -51,6 +51,8 @@ struct Person {
 struct Present {
     client: Client,
     id: String,
+    /// It sends nothing more, so that the server is to close.
+    has_finished: bool,
 }
 
 /// What came to a client.
@@ -110,6 +112,7 @@ impl Side {
             Manner::Resets => present.client.reset(),
             Manner::Finishes => {
                 present.client.finish_sending();
+                present.has_finished = true;
                 person.present = Some(present);
             }
             Manner::Says | Manner::Waits => person.present = Some(present),
@@ -129,7 +132,7 @@ impl Side {
     ///
     /// What was sent lies before the server when it is asked by the control connection, so it is read no later than that
     /// question, and its answer written no later than that to the next. A client that was served may go on by that: until
-    /// nothing changes.
+    /// nothing changes. The end of what is sent is read after all else, and told by the server's closing.
     pub fn settle(&mut self) -> Seen {
         let mut before = self.look();
         self.listen();
@@ -137,7 +140,9 @@ impl Side {
         loop {
             let now = self.look();
             let heard = self.listen();
-            if heard == 0 && now == before {
+            let is_over =
+                self.people.iter().all(|person| person.present.as_ref().is_none_or(|client| !client.has_finished));
+            if heard == 0 && now == before && is_over {
                 return now;
             }
             assert!(start.elapsed() < self.patience, "the server does not come to rest: {now:?}, before {before:?}");
@@ -206,7 +211,7 @@ impl Side {
         let id = connection.frame("CLIENT ID").as_text();
         person.lives += 1;
         self.ids.insert(id.clone(), format!("id of client {client} in life {}", person.lives));
-        person.present = Some(Present { client: connection, id });
+        person.present = Some(Present { client: connection, id, has_finished: false });
     }
 
     fn id(&self, client: usize) -> String {
