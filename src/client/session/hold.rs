@@ -118,7 +118,8 @@ impl Session {
 
     /// True while the client's leaving is to be noticed at once, though nothing more is taken from it.
     pub(super) fn is_attentive(&self) -> bool {
-        self.leasing || self.hold.as_ref().is_some_and(|hold| hold.alone.is_some())
+        let waits = |hold: &Hold| matches!(hold.alone, Some(Alone::Blocking | Alone::Replication | Alone::Monitor));
+        self.leasing || self.hold.as_deref().is_some_and(waits)
     }
 
     /// Others wait for its connection: it stands in line again when it hears that its time is up.
@@ -232,7 +233,8 @@ impl Session {
                     None => turn.upstream.limit(),
                 };
                 if self.may_wait_for(limit, turn) {
-                    self.leasing = true;
+                    // Whoever waits for others is gone at once; whoever leaves otherwise is answered first.
+                    self.leasing = cause == Cause::Blocking;
                     return Err(Step::Blocked);
                 }
                 turn.upstream.renounce(self.key);
