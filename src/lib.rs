@@ -11,7 +11,7 @@
 //!                     │          ├──▶ feed: the connection that brings messages (SUBSCRIBE, …)
 //!                     │          ├──▶ local answer (PING, HELLO, SELECT, CLIENT SETNAME, …)
 //!    reply queue ◀────┘          ├──▶ degraded answer (no Redis: GET → nil, INCR → -UNAVAILABLE)
-//!    (client order)              └──▶ refusal (what would need a connection of its own)
+//!    (client order)              └──▶ lease: an upstream connection of the client's own (WATCH, BLPOP, …)
 //!         ▲
 //!         └──────── in-flight queue of the upstream connection (pairs reply with request)
 //! ```
@@ -40,6 +40,13 @@
 //! of any request. The replies that come before EXEC's are its *preface*: `upstream/connection/block.rs` counts and checks
 //! them, and shows them to nobody. A client without an open block pays one test for this, and so does a reply while no
 //! block is in flight.
+//!
+//! # A connection of one's own
+//!
+//! What cannot share a connection goes over a *lease*. `session/hold.rs` decides what needs one and until when it is kept;
+//! `upstream/lease.rs` finds it: a *slot* of the process-wide quota (`upstream/quota.rs`) first, which keeps reserves for lanes and
+//! for leases that do not block, then an idle connection, one that is switched, or a new one. The
+//! handle is owned: whoever drops it closes the connection, and with it everything left behind there.
 //!
 //! # When Redis does not answer
 //!
@@ -175,14 +182,18 @@
 //! - Subscribers of both protocols share one connection of their worker. The design has one for each protocol, since nothing
 //!   is converted otherwise; but a message is the same in both but for its first byte, each comes once instead of twice, and a
 //!   subscriber may change its protocol.
-//! - Requests over 1 MiB are held whole and sent over a lane, its bulk connection if the client is free to move; they
-//!   will stream over a lease once there are leases.
+//! - Requests over 1 MiB are held whole and sent over a lane, its bulk connection if the client is free to move.
+//! - A lease on which its client has set nothing is given back as it is, without RESET and a new handshake: it is at rest, and
+//!   what was sent over it is known. One on which something was set is closed.
+//! - While a client that leaves blocks, our side of its lease is shut down rather than closed: Redis then ends it exactly as it
+//!   would have ended the client, and a reply that was under way still comes.
 //!
 //! # Words
 //!
 //! *Client*: who connects to us. *Session*: our side of it. *Upstream*: the Redis behind us. *Connection*: one upstream
 //! socket. *Lane*: the shared connections that agree on database and protocol. *Request*, *reply*: Redis' words.
 //! *Block*: MULTI to EXEC. *Preface*: the replies of a block that come before EXEC's.
+//! *Lease*: an upstream connection that one client has for itself; *slot*: the right to one. *Hold*: a client's side of it.
 //! *In flight*: sent, and not yet answered. *Tombstone*: the in-flight entry of a client that left. *Permit*: the right to
 //! one upstream connection. *Starved*: a lane that waits for a connection somebody gives up. *Withdrawn*: a connection
 //! that takes no more requests because somebody waits for it. *Muted*: a reply the client asked not to see.
