@@ -212,6 +212,8 @@ pub(crate) struct Upstream {
     fence_serial: u32,
     /// Requests refused because the server is too slow since that was last logged, and when it may be again, in ticks.
     overloads: (u64, u32),
+    /// The same of clients that found no lease in time.
+    crowded: (u64, u32),
     /// The same of requests that had no reply before their deadline, and whether all was silent.
     overdue: (usize, bool, u32),
     /// Requests parked at lanes.
@@ -251,6 +253,7 @@ impl Upstream {
             fences: Vec::new(),
             fence_serial: 0,
             overloads: (0, 0),
+            crowded: (0, 0),
             overdue: (0, false, 0),
             parked: 0,
             budget: Budget::new(),
@@ -380,7 +383,10 @@ impl Upstream {
             }
         };
         let is_of_lane = |entry: &&mut Entry| {
-            entry.serial == best.serial && entry.lane == want.lane && !entry.connection.is_sidelined()
+            entry.serial == best.serial
+                && entry.lane == want.lane
+                && entry.usage != Use::Lease
+                && !entry.connection.is_sidelined()
         };
         let Some(Entry { connection, .. }) = self.connections.get_mut(best.slot).filter(is_of_lane) else {
             return Reserve::Elsewhere(best);

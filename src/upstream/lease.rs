@@ -224,6 +224,11 @@ impl Upstream {
         Some(self.leases.waiting.len() - 1)
     }
 
+    /// A client found no lease in time.
+    pub(crate) fn report_crowd(&mut self) {
+        self.crowded.0 += 1;
+    }
+
     /// A client no longer waits for a lease.
     pub(crate) fn renounce(&mut self, client: ClientKey) {
         self.leases.waiting.retain(|waiter| waiter.want.client != client);

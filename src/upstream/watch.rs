@@ -94,6 +94,12 @@ impl Upstream {
             tracing::warn!(requests, hangs, "no reply before the deadline");
             self.overdue = (0, false, self.ticks + REPORT_EVERY);
         }
+        let (clients, due) = self.crowded;
+        if clients > 0 && self.ticks >= due {
+            let held = self.shared.leases();
+            tracing::warn!(clients, held, "no connection of their own for clients in time, see --pool-size");
+            self.crowded = (0, self.ticks + REPORT_EVERY);
+        }
         let (requests, due) = self.overloads;
         if requests > 0 && self.ticks >= due {
             tracing::warn!(requests, "refused what a slow upstream could not answer in time");

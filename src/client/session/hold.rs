@@ -42,6 +42,8 @@ pub(super) struct Hold {
     pinned: bool,
     /// That is to be assumed until a reply says otherwise.
     presumed: bool,
+    /// Only the server knows its database and protocol.
+    unsure: bool,
     /// The request under way goes alone.
     alone: Option<Alone>,
     /// Everything that comes is for the client, whatever was asked.
@@ -142,8 +144,9 @@ impl Session {
     /// The connection is gone, and what was on it.
     pub(in crate::client) fn bereave(&mut self) {
         let Some(hold) = self.hold.take() else { return };
-        if hold.streams || self.phase != Phase::Serving {
-            // A stream cannot be continued honestly; and who leaves is told nothing more.
+        if hold.streams || hold.unsure || self.phase != Phase::Serving {
+            // A stream cannot be continued honestly, nor can what is done in a database that only the server knew; and who
+            // leaves is told nothing more.
             self.kill();
             return;
         }
@@ -220,6 +223,7 @@ impl Session {
                     in_multi: false,
                     pinned: false,
                     presumed: false,
+                    unsure: false,
                     alone: None,
                     streams: false,
                     again: None,
@@ -256,7 +260,7 @@ impl Session {
 
     /// Nobody gave up a connection in time.
     fn gave_up(&mut self, name: &[u8], timeout: Option<Timeout>, turn: &mut Turn<'_, '_>) -> Step {
-        tracing::warn!(held = %turn.upstream.shared().leases(), "no connection for a client of its own in time: --pool-size");
+        turn.upstream.report_crowd();
         if timeout.is_none() {
             return self.unavailable(&[], &Error::NoLease, turn);
         }
@@ -318,7 +322,11 @@ impl Session {
                     }
                     hold.learns(Alone::Unknown);
                 }
-                // What these change on the connection at EXEC is not known here.
+                // Whether it will be in that database or protocol is not known here.
+                Route::Local(Local::Select | Local::Hello) => (hold.pinned, hold.unsure) = (true, true),
+                Route::Local(
+                    Local::Ping | Local::Echo | Local::ClientId | Local::ClientInfo | Local::ClientGetName,
+                ) => {}
                 Route::Local(_) | Route::Leased(route::Cause::ClientState) => hold.pinned = true,
                 Route::Subscription(_) => {
                     hold.pinned = true;
