@@ -38,6 +38,9 @@ pub(super) const LANE: LaneId = 0;
 /// The slot of the subscription connection, which is not in the list of the others.
 pub(super) const SLOT: usize = usize::MAX - 1;
 
+/// What the server would not end is asked again this often, in ticks.
+const RETRY_EVERY: u32 = 10;
+
 /// A connection over which nobody hears anything is closed after this long.
 const RETIRE_AFTER: Duration = Duration::from_secs(10);
 
@@ -270,6 +273,9 @@ impl Upstream {
         let overdue = self.subscriptions.register.take_overdue(self.ticks);
         fail(overdue, Why::Deadline, clients);
         clients.flush_messages(&[]);
+        if self.ticks.is_multiple_of(RETRY_EVERY) {
+            self.subscriptions.register.retry();
+        }
         self.command(Register::undo);
         let Subscriptions { feed, register, .. } = &mut self.subscriptions;
         let Some(feed) = feed else { return self.resume_feed() };
@@ -285,7 +291,6 @@ impl Upstream {
         } else if unused >= RETIRE_AFTER || (!unused.is_zero() && self.shared.permits.is_wanted()) {
             self.subscriptions.feed.take().into_iter().for_each(|feed| feed.close(&mut self.pool));
         } else if now.saturating_duration_since(feed.heard) >= jittered(feed.id(), super::watch::PING_AFTER) {
-            register.retry();
             self.check_feed();
         }
     }

@@ -250,6 +250,8 @@ impl Session {
         env.answer.shrink_to(CHUNK);
         self.count_topics(env);
         if !self.awaits_verdict() {
+            // At rest nothing is kept.
+            self.subscriber.iter_mut().for_each(|subscriber| subscriber.pending = VecDeque::new());
             self.wake();
         }
     }

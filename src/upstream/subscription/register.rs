@@ -83,7 +83,7 @@ enum Command {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Settled<'a> {
     pub(super) client: ClientKey,
-    /// Why the server refused it: its error line, without the `-`.
+    /// Why the server refused to subscribe: its error line, without the `-`. Whoever asks to stop always can.
     pub(super) refusal: Option<&'a [u8]>,
     /// Those who heard the topics until the connection was lost, and cannot any more.
     pub(super) orphans: BTreeSet<ClientKey>,
@@ -214,12 +214,11 @@ impl Register {
                     self.asked(sort, name, client, refusal.is_none(), &mut orphans);
                 }
             }
-            // The server goes on sending, so the client goes on hearing.
-            (Command::Unsubscribe, Some(_)) => self.keep(sort, names, &leaves),
+            (Command::Unsubscribe, Some(_)) => self.keep(client, sort, &names, &leaves),
             (Command::Unsubscribe, None) | (Command::Ping, _) => self.depart(client, sort, &leaves),
         }
-        // Nobody cares what a PING was answered.
-        let refusal = refusal.filter(|_| command != Command::Ping);
+        // Who asked for anything else has what was asked for.
+        let refusal = refusal.filter(|_| command == Command::Subscribe);
         Settled { client, refusal, orphans }
     }
 
@@ -237,18 +236,15 @@ impl Register {
         self.prune(sort, name);
     }
 
-    /// The server refused to end these subscriptions.
-    fn keep(&mut self, sort: Sort, names: Vec<Name>, leaves: &[Name]) {
+    /// The server refused to end these subscriptions. It goes on sending; the client hears nothing of it any more.
+    fn keep(&mut self, client: ClientKey, sort: Sort, names: &[Name], leaves: &[Name]) {
         for name in names {
-            let audience = self.topics_mut(sort).entry(Rc::clone(&name)).or_default();
-            audience.on = true;
-            if audience.is_unwanted() {
-                self.kept.push((sort, name));
-            }
+            self.topics_mut(sort).entry(Rc::clone(name)).or_default().on = true;
         }
-        for name in leaves {
-            self.topics_mut(sort).get_mut(name).into_iter().for_each(|audience| audience.leaving -= 1);
-        }
+        let before = self.unwanted.len();
+        self.depart(client, sort, leaves);
+        names.iter().for_each(|name| self.prune(sort, name));
+        self.kept.extend(self.unwanted.drain(before..));
     }
 
     fn depart(&mut self, client: ClientKey, sort: Sort, leaves: &[Name]) {

@@ -135,14 +135,19 @@ fn what_the_server_will_not_end_goes_on() {
     take(&mut register, &[on("a")]);
     unsubscribe(&mut register, 1, &["a"]);
     let busy = b"BUSY a script runs".as_slice();
-    assert_eq!(take(&mut register, &[Notice::Error(busy)]), [(client(1), Some(busy))]);
-    assert_eq!(hearers(&register, "a"), [1]);
-    register.forget(client(1), Sort::Channel, &[Name::from(&b"a"[..])]);
-    assert_eq!(undo(&mut register), "unsubscribe a");
-    take(&mut register, &[Notice::Error(busy)]);
-    assert_eq!(undo(&mut register), "", "not at once");
+    assert_eq!(take(&mut register, &[Notice::Error(busy)]), [(client(1), None)], "it hears no more all the same");
+    assert!(hearers(&register, "a").is_empty());
+    for _ in 0..2 {
+        assert_eq!(undo(&mut register), "", "not at once");
+        register.retry();
+        assert_eq!(undo(&mut register), "unsubscribe a");
+        take(&mut register, &[Notice::Error(busy)]);
+    }
+    subscribe(&mut register, 2, &["a"]);
+    take(&mut register, &[on("a")]);
     register.retry();
-    assert_eq!(undo(&mut register), "unsubscribe a");
+    assert_eq!(undo(&mut register), "", "it is wanted again");
+    assert_eq!(unsubscribe(&mut register, 2, &["a"]), "unsubscribe a");
     take(&mut register, &[off("a")]);
     assert!(!register.is_wanted());
 }
@@ -386,8 +391,8 @@ impl World {
                 };
             }
         }
-        // Who leaves others behind has left, whatever the PING is answered.
-        let Some((client, request)) = request.filter(|_| !refuse || *verb == *b"PING") else { return };
+        // Who leaves has left, whatever the server says.
+        let Some((client, request)) = request.filter(|_| !refuse || *verb != *b"subscribe") else { return };
         apply(self.own.entry(client).or_default(), &request);
     }
 
