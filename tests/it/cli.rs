@@ -53,7 +53,7 @@ struct Setting {
 impl Setting {
     fn new() -> Self {
         let server = Server::start(Kind::Redis70);
-        let proxy = Proxy::before(&server);
+        let proxy = Proxy::patient(&server, |_| {});
         Self { server, proxy }
     }
 

@@ -99,7 +99,7 @@ struct Pair {
 impl Pair {
     fn start(kind: Kind, protocol: u8) -> Self {
         let servers = [Server::start(kind), Server::start(kind)];
-        let proxy = Proxy::before(&servers[0]);
+        let proxy = Proxy::patient(&servers[0], |_| {});
         let known = known_commands(&mut servers[1].connect());
         let (mut proxied, mut direct) = (proxy.connect(), servers[1].connect());
         if protocol == 3 {

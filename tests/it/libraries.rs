@@ -49,7 +49,7 @@ fn node_redis() {
 /// Runs a script of `tests/clients` between a server and a proxy before another, fresh, server.
 fn run_script(kind: Kind, interpreter: &str, script: &str) {
     let (direct, behind) = (Server::start(kind), Server::start(kind));
-    let mut proxy = Proxy::before(&behind);
+    let mut proxy = Proxy::patient(&behind, |_| {});
     let mut command = Command::new(dependency(interpreter));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script));
     command.args([format!("redis://{}", direct.address()), format!("redis://{}", proxy.address())]);
@@ -64,7 +64,7 @@ fn run_script(kind: Kind, interpreter: &str, script: &str) {
 fn compare_sides(library: &str, scenario: impl Fn(&str) -> Transcript) {
     for kind in SERVERS {
         let (direct, behind) = (Server::start(kind), Server::start(kind));
-        let mut proxy = Proxy::before(&behind);
+        let mut proxy = Proxy::patient(&behind, |_| {});
         let expected = scenario(&format!("redis://{}", direct.address()));
         let seen = scenario(&format!("redis://{}", proxy.address()));
         expected.assert_equal(&seen, &format!("{library} on {}", kind.name()));

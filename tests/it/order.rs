@@ -37,7 +37,7 @@ fn every_reply_is_the_right_one_under_fire_on_two_workers() {
 fn databases_and_protocols_used_at_once_never_mix() {
     const ROUNDS: usize = 50;
     let server = Server::start(Kind::Valkey91);
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::patient(&server, |_| {});
     std::thread::scope(|scope| {
         for number in 0..32 {
             let proxy = &proxy;
@@ -91,7 +91,7 @@ fn fire(workers: &str, commands: u64) {
     let seed = number("OUTRIGGER_ORDER_SEED", fastrand::u64(..));
     println!("OUTRIGGER_ORDER_SEED={seed}");
     let server = Server::start(Kind::Redis70);
-    let mut proxy = Proxy::start(&server, |flags| {
+    let mut proxy = Proxy::patient(&server, |flags| {
         flags.args(["--workers", workers]);
     });
     let start = Instant::now();

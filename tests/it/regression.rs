@@ -70,7 +70,7 @@ fn a_shortage_of_memory_ends_whoever_causes_it_and_stops_nobody_else() {
         return;
     }
     let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::start(&server, |flags| {
+    let proxy = Proxy::patient(&server, |flags| {
         flags.args(["--memory-limit", "32MiB", "--client-output-limit", "64MiB"]);
     });
     let mut neighbour = proxy.connect();

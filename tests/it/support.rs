@@ -15,7 +15,7 @@ pub use client::{Client, command, words};
 pub use fault::{Fault, FaultProxy, Plant};
 pub use frame::{Frame, length as frame_length};
 pub use process::{Figures, allow_files, anonymous_bytes, peak_resident_bytes, resident_bytes};
-pub use proxy::{Proxy, is_direct};
+pub use proxy::{Proxy, be_patient, is_direct};
 pub use scripted::{Line, Mood, Scripted, bulk};
 pub use server::{Kind, Server, dependency, others};
 

@@ -8,20 +8,29 @@ mod loss;
 mod repeats;
 mod replies;
 
-use crate::support::{Client, Line, PATIENCE, Proxy, Scripted, bulk, wait_until, words};
+use crate::support::{Client, Line, PATIENCE, Proxy, Scripted, be_patient, bulk, wait_until, words};
+use std::process::Command;
 
 /// After so many replies the proxy knows how quick a server is, and trusts it with many requests at once.
 const REPLIES_THAT_SHOW_A_RATE: usize = 10;
 
 /// A proxy of one worker before `upstream`, so that all clients share its connections.
 fn proxy_before(upstream: &Scripted) -> Proxy {
-    proxy_with(upstream, &[])
+    begun(upstream, be_patient)
 }
 
-/// The same with more flags. Its first dial is made: the one by which it looks, at its start, whether the server is there.
+/// The same as it is shipped, but for these flags.
 fn proxy_with(upstream: &Scripted, more: &[&str]) -> Proxy {
+    begun(upstream, |flags| {
+        flags.args(more);
+    })
+}
+
+/// A proxy that has made its first dial: the one by which it looks, at its start, whether the server is there.
+fn begun(upstream: &Scripted, options: impl FnOnce(&mut Command)) -> Proxy {
     let proxy = Proxy::toward(&upstream.address(), |flags| {
-        flags.args(["--workers", "1"]).args(more);
+        flags.args(["--workers", "1"]);
+        options(flags);
     });
     wait_until("the proxy dials", PATIENCE, || upstream.dials() > 0);
     proxy

@@ -11,7 +11,7 @@ const REQUESTS: usize = 200_000;
 #[test]
 fn a_whole_pipeline_may_be_written_before_any_reply_is_read() {
     let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::start(&server, |flags| {
+    let proxy = Proxy::patient(&server, |flags| {
         flags.args(["--client-output-limit", &(1_u64 << 30).to_string()]);
     });
     let (replies, longest) = write_all_then_read(&proxy);
@@ -22,7 +22,7 @@ fn a_whole_pipeline_may_be_written_before_any_reply_is_read() {
 #[test]
 fn a_pipeline_over_the_limit_ends_with_all_replies_or_a_disconnect() {
     let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::patient(&server, |_| {});
     let (replies, longest) = write_all_then_read(&proxy);
     assert!(replies <= REQUESTS);
     assert!(longest < Duration::from_secs(2), "a neighbour waited {longest:?}");
@@ -62,7 +62,7 @@ fn a_client_that_never_reads_is_disconnected_and_others_go_on() {
         return;
     }
     let server = Server::start(Kind::Redis70);
-    let mut proxy = Proxy::start(&server, |flags| {
+    let mut proxy = Proxy::patient(&server, |flags| {
         flags.args(["--client-output-limit", &(8 << 20).to_string()]);
     });
     let mut greedy = proxy.connect();
@@ -83,7 +83,7 @@ fn a_client_that_never_reads_is_disconnected_and_others_go_on() {
 #[test]
 fn values_around_a_megabyte_arrive_intact() {
     let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::patient(&server, |_| {});
     for (size, resp3) in [(1_000_000, false), ((1 << 20) - 40, false), (1 << 20, true), ((1 << 20) + 1, false)] {
         there_and_back(&proxy, size, resp3);
     }
@@ -92,14 +92,14 @@ fn values_around_a_megabyte_arrive_intact() {
 #[test]
 fn a_value_of_100_mb_arrives_intact() {
     let server = Server::start(Kind::Redis70);
-    there_and_back(&Proxy::before(&server), 100_000_000, true);
+    there_and_back(&Proxy::patient(&server, |_| {}), 100_000_000, true);
 }
 
 /// Apart from the one above: here the limit on unread replies cannot matter, only the way that the bytes take.
 #[test]
 fn a_value_of_100_mb_arrives_intact_far_from_the_output_limit() {
     let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::start(&server, |flags| {
+    let proxy = Proxy::patient(&server, |flags| {
         flags.args(["--client-output-limit", &(256 << 20).to_string()]);
     });
     there_and_back(&proxy, 100_000_000, false);

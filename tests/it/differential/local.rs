@@ -78,7 +78,7 @@ fn local_answers_are_the_servers_own_on_valkey_9_1() {
 /// Each conversation in one write, then request by request: pipelined local answers must wait their turn too.
 fn compare_all(kind: Kind) {
     let servers = [Server::start(kind), Server::start(kind)];
-    let proxy = Proxy::before(&servers[0]);
+    let proxy = Proxy::patient(&servers[0], |_| {});
     let mut differences = Vec::new();
     for conversation in CONVERSATIONS.iter().filter(|conversation| is_meant_for(conversation, kind)) {
         for pipelined in [true, false] {
@@ -155,7 +155,7 @@ fn without_id(mut frame: Frame) -> Frame {
 #[test]
 fn a_clients_own_id_is_the_same_wherever_it_is_told() {
     let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::patient(&server, |_| {});
     let mut client = proxy.connect();
     let id = client.frame("CLIENT ID");
     assert_eq!(id.kind, b':');

@@ -2,7 +2,8 @@
 
 use super::corpus::{COMMANDS, Shape, Transcript};
 use super::{compare_sides, runtime};
-use redis::aio::{ConnectionLike, ConnectionManager};
+use crate::support::PATIENCE;
+use redis::aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig};
 use redis::{AsyncCommands, Client, Cmd, Pipeline, RedisResult, Script, Value};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,12 +53,15 @@ fn redis_rs_multiplexed() {
 
 #[test]
 fn redis_rs_connection_manager() {
+    // Half a second, its default, is less than a machine may stand still.
+    let patient = ConnectionManagerConfig::new().set_response_timeout(Some(PATIENCE));
     compare_sides("redis-rs, connection manager", |url| {
         runtime().block_on(async {
             let mut seen = Transcript::default();
             for protocol in PROTOCOLS {
                 let client = Client::open(format!("{url}/{protocol}")).expect("the URL is right");
-                let connection = ConnectionManager::new(client).await.expect("the handshake succeeds");
+                let connection =
+                    ConnectionManager::new_with_config(client, patient.clone()).await.expect("the handshake succeeds");
                 every_scenario(connection, &mut seen).await;
             }
             seen

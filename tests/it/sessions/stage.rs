@@ -255,7 +255,7 @@ impl Before {
     fn start(self, server: &Server) -> Option<Proxy> {
         match self {
             Self::Nothing => None,
-            Self::Proxy(workers) => Some(Proxy::start(server, |flags| {
+            Self::Proxy(workers) => Some(Proxy::patient(server, |flags| {
                 flags.args(["--workers", &workers.to_string()]);
             })),
         }

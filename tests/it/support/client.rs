@@ -193,12 +193,21 @@ impl Client {
             self.make_room();
         }
         let room = &mut self.buffer[self.unread.end..];
-        let read = match &mut self.stream {
-            Stream::Tcp(stream) => stream.read(room),
-            Stream::Unix(stream) => stream.read(room),
-        }?;
-        self.unread.end += read;
-        Ok(read)
+        loop {
+            let read = match &mut self.stream {
+                Stream::Tcp(stream) => stream.read(room),
+                Stream::Unix(stream) => stream.read(room),
+            };
+            match read {
+                // A process that was stopped for a while is told so, if its reads have a limit.
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+                Ok(read) => {
+                    self.unread.end += read;
+                    return Ok(read);
+                }
+            }
+        }
     }
 
     fn make_room(&mut self) {

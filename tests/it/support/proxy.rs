@@ -45,6 +45,15 @@ impl Proxy {
         Self::toward(&server.address(), options)
     }
 
+    /// The same for a test of what happens, however long it takes: the whole machine may stand still for seconds. Flags
+    /// among `options` go before.
+    pub fn patient(server: &Server, options: impl FnOnce(&mut Command)) -> Self {
+        Self::start(server, |flags| {
+            be_patient(flags);
+            options(flags);
+        })
+    }
+
     /// The same, where the proxy may refuse its flags.
     pub fn try_start(server: &Server, options: impl FnOnce(&mut Command)) -> Result<Self, Refusal> {
         Self::try_toward(&server.address(), options)
@@ -124,6 +133,14 @@ impl Drop for Proxy {
             let _ = child.wait();
         }
     }
+}
+
+/// Gives requests and handshakes more time than a machine can stand still, and so every rate, silence and repeat that is
+/// judged by it.
+pub fn be_patient(flags: &mut Command) {
+    flags.env("OUTRIGGER_REQUEST_TIMEOUT", "60s");
+    flags.env("OUTRIGGER_SLOW_REQUEST_TIMEOUT", "120s");
+    flags.env("OUTRIGGER_CONNECT_TIMEOUT", "20s");
 }
 
 /// Whether the tests are to run without a proxy.

@@ -256,11 +256,9 @@ impl Line {
     /// Waits for the first bytes of a request that is not to be read whole.
     pub fn expect_start(&mut self, start: &[u8]) {
         while self.unread.len() < start.len() {
-            let wanted = start.len() - self.unread.len();
-            let mut room = vec![0; wanted];
-            let count = self.stream.read(&mut room).expect("the proxy goes on sending");
-            assert!(count > 0, "the proxy ended the connection");
-            self.unread.extend_from_slice(&room[..count]);
+            let mut room = vec![0; start.len() - self.unread.len()];
+            self.stream.read_exact(&mut room).expect("the proxy goes on sending");
+            self.unread.extend_from_slice(&room);
         }
         assert!(self.unread.starts_with(start), "{} came", self.unread.escape_ascii());
     }
@@ -396,6 +394,7 @@ impl Line {
                 Ok(0) => return Ok(None),
                 Ok(count) => self.unread.extend_from_slice(&room[..count]),
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }

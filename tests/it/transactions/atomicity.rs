@@ -18,7 +18,7 @@ const EACH: usize = 400;
 fn transfers_keep_the_sum_that_every_transaction_sees() {
     for (kind, protocol) in [(Kind::Redis62, 2), (Kind::Redis70, 3), (Kind::Valkey91, 2)] {
         let server = Server::start(kind);
-        let proxy = Proxy::start(&server, |flags| {
+        let proxy = Proxy::patient(&server, |flags| {
             flags.args(["--workers", "1"]);
         });
         assert_eq!(proxy.connect().ask(&format!("MSET a {SUM} b 0")), b"+OK\r\n");
@@ -105,7 +105,7 @@ fn look(client: &mut Client) {
 #[test]
 fn pipelined_transactions_stay_in_order() {
     let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::patient(&server, |_| {});
     let mut client = proxy.connect();
     let mut requests = Vec::new();
     let mut due = Vec::new();
@@ -123,7 +123,7 @@ fn pipelined_transactions_stay_in_order() {
 #[test]
 fn large_transactions_and_large_replies_arrive_whole() {
     let server = Server::start(Kind::Valkey91);
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::patient(&server, |_| {});
     let mut client = proxy.connect();
     let value = "v".repeat(900);
     let commands: Vec<String> = (0..1_000).map(|number| format!("SET key{number} {value}")).collect();

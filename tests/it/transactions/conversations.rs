@@ -155,7 +155,7 @@ struct Pair {
 impl Pair {
     fn start(kind: Kind) -> Self {
         let servers = [Server::start(kind), Server::start(kind)];
-        let proxy = Proxy::before(&servers[0]);
+        let proxy = Proxy::patient(&servers[0], |_| {});
         // What the server is decides about some words.
         assert_eq!(proxy.connect().ask("DBSIZE"), servers[1].connect().ask("DBSIZE"));
         Self { servers, proxy }
@@ -175,7 +175,7 @@ impl Pair {
 #[test]
 fn a_transaction_may_come_byte_by_byte() {
     let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::patient(&server, |_| {});
     for protocol in [2, 3] {
         let mut client = proxy.connect();
         if protocol == 3 {
@@ -193,7 +193,7 @@ fn a_transaction_may_come_byte_by_byte() {
 #[test]
 fn a_transaction_may_come_inline() {
     let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::patient(&server, |_| {});
     let mut client = proxy.connect();
     client.send(b"multi\r\nset k \"two words\"\r\nget k\r\nexec\r\n");
     let replies: Vec<u8> = (0..4).flat_map(|_| client.reply()).collect();
@@ -205,7 +205,7 @@ fn a_transaction_may_come_inline() {
 fn a_protocol_error_ends_the_transaction() {
     for kind in Kind::ALL {
         let server = Server::start(kind);
-        let proxy = Proxy::before(&server);
+        let proxy = Proxy::patient(&server, |_| {});
         let [proxied, direct] = [proxy.connect(), server.connect()].map(|mut client: Client| {
             client.send(&[words("MULTI"), words("SET k v"), b"*1\r\nGET\r\n".to_vec(), words("EXEC")].concat());
             client.rest_however_closed().expect("it is closed")
@@ -223,7 +223,7 @@ fn a_client_without_a_password_cannot_begin() {
     for kind in Kind::ALL {
         let server = Server::start(kind);
         let closed = Server::start_with(kind, &["--requirepass", "secret"]);
-        let proxy = Proxy::start(&server, |flags| {
+        let proxy = Proxy::patient(&server, |flags| {
             flags.arg("--password-file").arg(file.path());
         });
         if crate::support::is_direct() {

@@ -24,7 +24,7 @@ fn fifty_clients_make_all_their_transactions_over_a_few_connections() {
     // Each look is a connection too.
     let received = || server.info_number("stats", "total_connections_received");
     let before = received() + 1;
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::patient(&server, |_| {});
     let start = Instant::now();
     thread::scope(|scope| {
         for number in 0..CLIENTS {
@@ -67,7 +67,7 @@ fn alone_memory_of_transactions_that_are_not_ended_returns() {
     const AT_ONCE: usize = 60;
     let _alone = alone();
     let server = Server::start(Kind::Redis70);
-    let proxy = Proxy::before(&server);
+    let proxy = Proxy::patient(&server, |_| {});
     let Some(pid) = proxy.pid() else { return };
     let mut clients: Vec<_> = (0..AT_ONCE).map(|_| proxy.connect()).collect();
     clients.iter_mut().for_each(|client| assert_eq!(client.ask("SET k v"), b"+OK\r\n"));
@@ -105,7 +105,7 @@ fn open_transactions_stay_within_the_memory_limit() {
         return;
     }
     let server = Server::start(Kind::Redis70);
-    let mut proxy = Proxy::start(&server, |flags| {
+    let mut proxy = Proxy::patient(&server, |flags| {
         flags.args(["--memory-limit", "16MiB"]);
     });
     let mut neighbour = proxy.connect();

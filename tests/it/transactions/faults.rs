@@ -2,7 +2,9 @@
 //! sent twice, and a reply that does not belong there ends the connection.
 
 use super::shown;
-use crate::support::{Client, Line, Mood, PATIENCE, Proxy, Scripted, command, is_direct, wait_until, words};
+use crate::support::{
+    Client, Line, Mood, PATIENCE, Proxy, Scripted, be_patient, command, is_direct, wait_until, words,
+};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
@@ -41,6 +43,7 @@ impl Scene {
     fn set_with(more: &[&str]) -> Self {
         let mut upstream = Scripted::start();
         let proxy = Proxy::toward(&upstream.address(), |flags| {
+            be_patient(flags);
             flags.args(["--workers", "1"]).args(more);
         });
         let mut elsewhere = proxy.connect();

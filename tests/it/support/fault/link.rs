@@ -13,7 +13,7 @@
 use super::super::{Frame, frame_length};
 use super::{Fault, Hub, Plant, locked, reset_at_end};
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -286,7 +286,7 @@ impl Link {
     fn say(&self, reply: &[u8], nothing_due: bool) -> io::Result<()> {
         match self.fault_of_replies() {
             Fault::BlackHole => self.lose(),
-            fault if fault.ends_connections() => Err(io::ErrorKind::ConnectionReset.into()),
+            fault if fault.ends_connections() => Err(ErrorKind::ConnectionReset.into()),
             Fault::ResetWithin(limit) | Fault::SilentWithin(limit) => self.say_up_to(limit, reply),
             Fault::Drip { bytes, every } => reply.chunks(bytes).try_for_each(|piece| {
                 self.hub.strike();
@@ -330,7 +330,7 @@ impl Link {
         }
         self.hub.strike();
         self.end(true);
-        Err(io::ErrorKind::ConnectionReset.into())
+        Err(ErrorKind::ConnectionReset.into())
     }
 
     fn write(&self, bytes: &[u8]) -> io::Result<()> {
@@ -400,6 +400,7 @@ impl Iterator for Frames<'_> {
             }
             match self.stream.read(&mut self.room) {
                 Ok(count) if count > 0 => self.unread.extend_from_slice(&self.room[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Ok(_) | Err(_) => return None,
             }
         }
