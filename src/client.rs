@@ -23,6 +23,7 @@ mod unserved;
 use secrecy::SecretString;
 
 use crate::command::degrade::Policy;
+use crate::command::deny::Denied;
 
 pub(crate) use clients::{Census, Clients};
 pub use listener::ListenAddress;
@@ -42,4 +43,8 @@ pub struct Config {
     pub output_limit: usize,
     /// What clients are answered while no server can be asked.
     pub degrade: Policy,
+    /// Every client has an upstream connection for itself, for its life.
+    pub dedicated: bool,
+    /// What no client may ask for.
+    pub denied: Option<Denied>,
 }

@@ -4,6 +4,7 @@
 //! say what to do. Each part of the program owns its own settings; this file sits above them and fills them in.
 
 mod degrade;
+mod deny;
 mod outage;
 #[cfg(test)]
 mod tests;
@@ -23,6 +24,7 @@ use secrecy::SecretString;
 use url::{Host, Url};
 
 pub use degrade::{Degrade, DegradeReads, DegradeWrites};
+pub use deny::Deny;
 pub use outage::{BreakerMode, Outage};
 
 use crate::client::{self, ListenAddress};
@@ -87,6 +89,9 @@ pub struct Explain {
     /// The settings that decide about it.
     #[command(flatten)]
     pub degrade: Degrade,
+    /// What is refused.
+    #[command(flatten)]
+    pub deny: Deny,
     /// The command and its arguments, as typed into redis-cli: `explain SET key value NX`.
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
     pub words: Vec<OsString>,
@@ -131,6 +136,11 @@ pub struct Settings {
     #[arg(long, env = "OUTRIGGER_POOL_SIZE", value_name = "N", default_value_t = 20)]
     pub pool_size: usize,
 
+    /// How clients use these: multiplex (they share a few, and have one for themselves only while they need it) or session
+    /// (each has one for its life, and the pool must be large enough).
+    #[arg(long, env = "OUTRIGGER_MODE", value_name = "MODE", default_value = "multiplex")]
+    pub mode: Mode,
+
     /// Worker threads. [default: 1, or 2 where the CPU quota is 2 or more]
     #[arg(long, env = "OUTRIGGER_WORKERS", value_name = "N")]
     pub workers: Option<usize>,
@@ -168,6 +178,10 @@ pub struct Settings {
     #[command(flatten)]
     pub degrade: Degrade,
 
+    /// What is refused, whoever asks.
+    #[command(flatten)]
+    pub deny: Deny,
+
     /// Form of the log on standard error. [default: text on a terminal, json elsewhere]
     #[arg(long, env = "OUTRIGGER_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -175,6 +189,15 @@ pub struct Settings {
     /// What to log: error, warn, info, debug, trace, or directives such as outrigger=debug.
     #[arg(long, env = "OUTRIGGER_LOG", value_name = "LEVEL", default_value = "info")]
     pub log: String,
+}
+
+/// How clients use upstream connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Mode {
+    /// They share a few.
+    Multiplex,
+    /// Each has one for itself, for its life.
+    Session,
 }
 
 /// What becomes of subscribers whose connection to Redis is lost.
@@ -247,11 +270,21 @@ impl Settings {
         if !(1..=256).contains(&workers) {
             return Err(wrong("workers", format!("`{workers}` is not between 1 and 256")));
         }
-        if self.pool_size < 2 * workers {
-            let least = 2 * workers;
+        if self.pool_size < least_pool(workers) {
             let problem = format!(
-                "`{}` is too small for --workers {workers}, which need 2 each: give at least {least}",
-                self.pool_size
+                "`{}` is too small for --workers {workers}, which need 2 each, and one for a client that blocks and one for \
+                 a transaction: give at least {}",
+                self.pool_size,
+                least_pool(workers)
+            );
+            return Err(wrong("pool-size", problem));
+        }
+        let dedicated = self.max_clients.saturating_add(2 * workers);
+        if self.mode == Mode::Session && self.pool_size < dedicated {
+            let problem = format!(
+                "`{}` is too small for --mode session, which gives each of --max-clients {} a connection of its own, and each \
+                 of --workers {workers} two: give at least {dedicated}, or fewer --max-clients",
+                self.pool_size, self.max_clients
             );
             return Err(wrong("pool-size", problem));
         }
@@ -269,6 +302,8 @@ impl Settings {
                 password,
                 output_limit: self.client_output_limit,
                 degrade: self.degrade.policy(),
+                dedicated: self.mode == Mode::Session,
+                denied: self.deny.denied()?,
             },
             upstream: upstream::Config {
                 target,
@@ -321,6 +356,11 @@ impl Settings {
         };
         texts.iter().map(parse).collect()
     }
+}
+
+/// The smallest pool with which everything works.
+fn least_pool(workers: usize) -> usize {
+    2 * workers + 2
 }
 
 const URL_FORM: &str =

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use crate::client::degraded;
 use crate::command::degrade::{Degraded, Empty, Policy, Reads, Writes, degrade};
+use crate::command::deny::Denied;
 use crate::command::keys::{asks_to_block, keys};
 use crate::command::route::{Cause, Manner, Route, Subscription, Transaction, route};
 use crate::command::table::{self, Command, Kind, Origin, Shape};
@@ -19,18 +20,18 @@ const MAY_HAVE_RUN: &str = "-INDETERMINATE (reason), the command may have run";
 /// Explains the request that `words` are; one word with spaces in it is a whole request, as from a log.
 #[must_use]
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
-pub fn run(words: &[OsString], policy: &Policy) -> ExitCode {
+pub fn run(words: &[OsString], policy: &Policy, denied: Option<&Denied>) -> ExitCode {
     let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
     let request = match words.as_slice() {
         [line] => line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).collect(),
         _ => words,
     };
-    print!("{}", explain(&request, policy));
+    print!("{}", explain(&request, policy, denied));
     ExitCode::SUCCESS
 }
 
 /// The whole explanation, a topic to a line.
-fn explain(request: &[&[u8]], policy: &Policy) -> String {
+fn explain(request: &[&[u8]], policy: &Policy, denied: Option<&Denied>) -> String {
     let mut page = Page::default();
     let name = request.first().copied().unwrap_or_default();
     page.line("command", shown(request));
@@ -38,6 +39,10 @@ fn explain(request: &[&[u8]], policy: &Policy) -> String {
     match table::of_request(request.iter().copied()) {
         Some(command) => known(command, request, route, &mut page),
         None => page.line("", unknown(request)),
+    }
+    if denied.is_some_and(|denied| denied.covers(request.iter().copied())) {
+        page.line("route", "refused with -NOPERM: --deny-commands names it.");
+        return page.text;
     }
     page.line("route", where_to(route));
     if let (Some(command), Route::Shared(Manner { slow, .. })) = (table::of_request(request.iter().copied()), route) {
@@ -73,9 +78,12 @@ fn known(command: &Command, request: &[&[u8]], route: Route, page: &mut Page) {
         let wanted = command.arity.unsigned_abs();
         let fate = match route {
             Route::Refused => "It is refused all the same.",
-            Route::Leased(_) | Route::Subscription(_) | Route::Transaction(_) | Route::Local(_) | Route::Shared(_) => {
-                "It is forwarded all the same, so that the error is Redis' own."
-            }
+            Route::Control
+            | Route::Leased(_)
+            | Route::Subscription(_)
+            | Route::Transaction(_)
+            | Route::Local(_)
+            | Route::Shared(_) => "It is forwarded all the same, so that the error is Redis' own.",
         };
         let (name, count) = (command.name.replace('|', " ").to_uppercase(), request.len());
         page.line("", format!("WRONG: {name} wants {least} {wanted} words, this has {count}. {fate}"));
@@ -156,6 +164,9 @@ fn where_to(route: Route) -> &'static str {
         Route::Leased(Cause::Unknown | Cause::UnknownSubcommand) => {
             "over a connection of its own, which the client keeps if Redis knows it: it may set anything there."
         }
+        Route::Control => {
+            "over a new connection for this request alone, whatever the state: the server may be answering nothing else."
+        }
         Route::Refused => "refused: it is for replicas, or for no client of Redis.",
     }
 }
@@ -194,7 +205,9 @@ fn answers(request: &[&[u8]], route: Route, policy: &Policy, page: &mut Page) {
             page.line("if sent", MAY_HAVE_RUN);
             return page.line("why", "a nil would mean that a watched key has changed.");
         }
-        Route::Leased(_) | Route::Transaction(Transaction::Watch) => return page.line("answer", NOT_SENT),
+        Route::Control | Route::Leased(_) | Route::Transaction(Transaction::Watch) => {
+            return page.line("answer", NOT_SENT);
+        }
         Route::Subscription(Subscription::Psubscribe | Subscription::Ssubscribe | Subscription::Subscribe) => {
             page.line("answer", NOT_SENT);
             return page.line("why", "nothing would be heard. What becomes of subscribers: see --pubsub-on-loss.");
@@ -290,7 +303,7 @@ mod tests {
     use super::*;
 
     fn of(words: &str, policy: &Policy) -> String {
-        explain(&words.split(' ').map(str::as_bytes).collect::<Vec<_>>(), policy)
+        explain(&words.split(' ').map(str::as_bytes).collect::<Vec<_>>(), policy, None)
     }
 
     fn has(words: &str, policy: &Policy, lines: &[&str]) {

@@ -182,7 +182,10 @@
 //! - Subscribers of both protocols share one connection of their worker. The design has one for each protocol, since nothing
 //!   is converted otherwise; but a message is the same in both but for its first byte, each comes once instead of twice, and a
 //!   subscriber may change its protocol.
-//! - Requests over 1 MiB are held whole and sent over a lane, its bulk connection if the client is free to move.
+//! - Requests over 1 MiB are held whole and sent over a lease then, not while they arrive: an upload that stops half-way would
+//!   leave a connection half-written.
+//! - The control connection is made for one request and closed: a busy server lets nobody PING, so it could not be kept
+//!   ready. It is one more than `--pool-size`, all of whose connections may be stuck.
 //! - A lease on which its client has set nothing is given back as it is, without RESET and a new handshake: it is at rest, and
 //!   what was sent over it is known. One on which something was set is closed.
 //! - While a client that leaves blocks, our side of its lease is shut down rather than closed: Redis then ends it exactly as it

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use outrigger::config::{Args, Command, Config, Settings};
+use outrigger::config::{self, Args, Command, Config};
 use outrigger::{app, check, explain, observe};
 
 /// Exit code of a usage error, as in BSD's sysexits.
@@ -15,9 +15,14 @@ fn main() -> ExitCode {
         Err((error, hint)) => return usage(&error, hint),
     };
     match &args.command {
-        None => resolve(&args.settings).map_or_else(|code| code, |config| serve(&config)),
-        Some(Command::Check(settings)) => resolve(settings).map_or_else(|code| code, |config| check::run(&config)),
-        Some(Command::Explain(question)) => explain::run(&question.words, &question.degrade.policy()),
+        None => checked(args.settings.resolve()).map_or_else(|code| code, |config| serve(&config)),
+        Some(Command::Check(settings)) => {
+            checked(settings.resolve()).map_or_else(|code| code, |config| check::run(&config))
+        }
+        Some(Command::Explain(question)) => checked(question.deny.denied()).map_or_else(
+            |code| code,
+            |denied| explain::run(&question.words, &question.degrade.policy(), denied.as_ref()),
+        ),
     }
 }
 
@@ -52,8 +57,8 @@ fn usage(error: &clap::Error, hint: Option<String>) -> ExitCode {
 }
 
 #[expect(clippy::print_stderr, reason = "the log is not running yet, and its reader may not be who typed this")]
-fn resolve(settings: &Settings) -> Result<Config, ExitCode> {
-    settings.resolve().map_err(|error| {
+fn checked<T>(resolved: Result<T, config::Error>) -> Result<T, ExitCode> {
+    resolved.map_err(|error| {
         eprintln!("outrigger: {error}");
         ExitCode::from(USAGE)
     })

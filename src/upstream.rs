@@ -9,6 +9,7 @@
 //! - [`dialling`]: how a lane comes by a connection. [`connect`]: dial and handshake. [`resolve`]: the server's name.
 //!   [`pool`]: the bound on connections. [`sharing`]: who gets one when none is left.
 //! - [`lease`]: connections that clients have for themselves. [`quota`]: how many of them.
+//! - [`control`]: what has to reach a server that answers nothing else.
 //! - [`watch`]: deadlines, silence, and what is done about them. [`loss`]: what becomes of requests whose connection is
 //!   gone: asked again ([`budget`]), fenced off, or failed.
 //! - [`subscription`]: publish and subscribe, over a connection of its own.
@@ -22,6 +23,7 @@ pub mod breaker;
 pub mod budget;
 pub(crate) mod connect;
 mod connection;
+pub(crate) mod control;
 mod dialling;
 mod error;
 mod jitter;
@@ -112,6 +114,8 @@ pub(crate) enum Event {
     Renew,
     /// The client of this id is to be disconnected.
     Kill(u64),
+    /// A request was sent over the control connection, or not.
+    Controlled { recipient: control::Recipient, report: control::Report },
 }
 
 /// The answer to [`Upstream::reserve`].
@@ -441,7 +445,8 @@ impl Upstream {
     /// As [`Upstream::send`] for a large request, which is not copied.
     pub(crate) fn send_owned(&mut self, id: ConnectionId, message: Message, request: Vec<u8>) -> u32 {
         let sending = self.sending(id, message);
-        let trial = self.trial.take();
+        // A held lease gives no verdict.
+        let trial = if self.is_lease(id) { None } else { self.trial.take() };
         if let Some(connection) = self.connection(id) {
             connection.send_owned(sending, request);
             trial.into_iter().for_each(|trial| connection.try_with_last(trial));
@@ -591,6 +596,7 @@ impl Upstream {
             Event::Prove => self.prove(),
             Event::Renew => self.renew(),
             Event::Kill(client) => clients.kill(client),
+            Event::Controlled { recipient, report } => Self::controlled(&recipient, report, clients),
         }
         None
     }

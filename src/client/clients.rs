@@ -17,6 +17,7 @@ use super::session::{Session, TURN_BYTES};
 use super::state::State;
 use crate::buffer::{CHUNK, ChunkPool, Memory};
 use crate::command::degrade::Policy;
+use crate::command::deny::Denied;
 use crate::resp::request::Limits;
 use crate::transport::Transport;
 use crate::upstream::{
@@ -35,6 +36,9 @@ const STUCK: u32 = 10;
 /// Room for a batch of messages that is kept from one to the next, in bytes; more only for a message that is longer.
 const MAX_PUSHES: usize = 256 * 1024;
 
+/// What was denied is logged no more often, in ticks of 100 ms.
+const REPORT_EVERY: u32 = 100;
+
 /// How long a session lingers after its last reply, in ticks of 100 ms.
 const LINGER: u32 = 10;
 
@@ -48,6 +52,11 @@ pub(super) struct Env {
     pub(super) output_limit: usize,
     /// What clients are answered while Redis cannot be asked.
     pub(super) policy: Rc<Policy>,
+    /// Every client has an upstream connection for itself.
+    pub(super) dedicated: bool,
+    /// What no client may ask for, and how often one did since that was last logged.
+    pub(super) denied: Option<Denied>,
+    pub(super) denials: u64,
     pub(super) upstream: Arc<Shared>,
     pub(super) census: Arc<Census>,
     /// Borrowed by whoever reads.
@@ -140,6 +149,9 @@ impl Clients {
             password: config.password.clone(),
             output_limit: config.output_limit,
             policy: Rc::new(config.degrade.clone()),
+            dedicated: config.dedicated,
+            denied: config.denied.clone(),
+            denials: 0,
             upstream,
             census: Arc::clone(&census),
             read_buffer: vec![0; TURN_BYTES].into_boxed_slice(),
@@ -210,6 +222,9 @@ impl Clients {
         if tick.is_multiple_of(10) {
             env.pool.trim();
             self.pushes = Vec::new();
+        }
+        if env.denials > 0 && tick.is_multiple_of(REPORT_EVERY) {
+            tracing::warn!(requests = mem::take(&mut env.denials), "refused what --deny-commands denies");
         }
         let sessions = &mut self.sessions;
         if env.pool.memory().is_tight() {

@@ -36,6 +36,19 @@ pub(super) fn refuse(name: &[u8], out: &mut Vec<u8>) {
     );
 }
 
+/// Appends the error for what the operator denies. Redis' code for what an ACL denies: libraries know it.
+pub(super) fn deny(args: &Args<'_>, out: &mut Vec<u8>) {
+    let mut words = args.clone();
+    let name = words.next().unwrap_or_default();
+    let subcommand = words.next().filter(|_| table::find(name).is_some_and(table::Command::is_container));
+    let name = [Some(name), subcommand].into_iter().flatten().map(|word| quoted(word, QUOTED).to_ascii_lowercase());
+    let name = name.collect::<Vec<_>>().join(b"|".as_slice());
+    build::error(
+        [b"NOPERM the '", name.as_slice(), b"' command is denied by outrigger (--deny-commands)"].concat(),
+        out,
+    );
+}
+
 /// A request with too many arguments, or too few; the name is that of the table.
 pub(super) fn wrong_arity(command: &str) -> Vec<u8> {
     format!("ERR wrong number of arguments for '{command}' command").into_bytes()

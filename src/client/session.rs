@@ -62,6 +62,9 @@ const TURN_REQUESTS: usize = 128;
 /// of its own.
 const OWN_BUFFER: usize = TURN_BYTES + 1;
 
+/// A request above this size takes a connection of its own: on a shared one everybody would wait behind it.
+const LARGEST_SHARED: usize = 1024 * 1024;
+
 /// Requests and replies from this size on count as bulk traffic, in bytes.
 const BULK_ITEM: usize = 4 * 1024;
 
@@ -295,6 +298,9 @@ impl Session {
                 _ => self.answer_with(turn.env, |out| build::error(refusal::NOAUTH, out)),
             };
         }
+        if turn.env.denied.as_ref().is_some_and(|denied| denied.covers(args())) {
+            return self.deny(route, frame, turn);
+        }
         if self.subscriber.is_some()
             && let Some(step) = self.as_subscriber(route, frame, turn)
         {
@@ -319,13 +325,21 @@ impl Session {
                 return self.over_lease(name, frame, route, turn);
             }
         }
+        // What is queued needs it at its EXEC.
+        let needs_upstream =
+            matches!(route, Route::Shared(_) | Route::Leased(_) | Route::Transaction(Transaction::Watch));
+        if turn.env.dedicated && needs_upstream {
+            return self.over_lasting_lease(name, frame, route, turn);
+        }
         self.without_lease(name, frame, route, turn)
     }
 
     /// Decides about a request of a client that holds no lease, or that needs none for it.
     fn without_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         match route {
+            Route::Shared(_) if frame.len() > LARGEST_SHARED => self.over_new_lease(name, frame, route, turn),
             Route::Shared(manner) => self.forward(frame, manner, turn),
+            Route::Control => self.control(frame, turn),
             Route::Local(local) => self.local(local, Args::new(frame), frame, turn),
             Route::Transaction(Transaction::Watch) if Args::new(frame).len() > 1 => {
                 self.over_new_lease(name, frame, route, turn)

@@ -174,6 +174,7 @@ fn judge(route: Route, args: &Args<'_>, release: Option<Release>) -> Judgement {
         | Route::Leased(
             Cause::Administration | Cause::ClientState | Cause::Monitor | Cause::Unknown | Cause::UnknownSubcommand,
         )
+        | Route::Control
         | Route::Refused => Judgement::NeedsLease { known: true },
     }
 }

@@ -24,6 +24,8 @@ pub enum Route {
     Subscription(Subscription),
     /// Over a connection that the client has for itself.
     Leased(Cause),
+    /// Over a connection for this request alone, since the server may be answering nothing else.
+    Control,
     /// Not at all: it is for replicas, or for no client of Redis.
     Refused,
 }
@@ -125,7 +127,7 @@ const NAMED: &[(&str, Route)] = &[
     ("discard", Route::Transaction(Transaction::Discard)),
     ("echo", Route::Local(Local::Echo)),
     ("exec", Route::Transaction(Transaction::Exec)),
-    ("function|kill", Route::Leased(Cause::Administration)),
+    ("function|kill", Route::Control),
     ("hello", Route::Local(Local::Hello)),
     ("host:", Route::Refused),
     ("monitor", Route::Leased(Cause::Monitor)),
@@ -138,9 +140,9 @@ const NAMED: &[(&str, Route)] = &[
     ("quit", Route::Local(Local::Quit)),
     ("replconf", Route::Refused),
     ("reset", Route::Local(Local::Reset)),
-    ("script|kill", Route::Leased(Cause::Administration)),
+    ("script|kill", Route::Control),
     ("select", Route::Local(Local::Select)),
-    ("shutdown", Route::Leased(Cause::Administration)),
+    ("shutdown", Route::Control),
     ("ssubscribe", Route::Subscription(Subscription::Ssubscribe)),
     ("subscribe", Route::Subscription(Subscription::Subscribe)),
     ("sunsubscribe", Route::Subscription(Subscription::Sunsubscribe)),
@@ -259,6 +261,7 @@ mod tests {
         assert_eq!(of("MONITOR"), Route::Leased(Cause::Monitor));
         assert_eq!(of("WAIT 1 0"), Route::Leased(Cause::Replication));
         assert_eq!(of("CLIENT LIST"), Route::Leased(Cause::Administration));
+        assert_eq!(of("SCRIPT KILL"), Route::Control);
         assert_eq!(of("SYNC"), Route::Refused);
         assert_eq!(of("NOSUCH x"), Route::Leased(Cause::Unknown));
         assert_eq!(of("CLIENT NOSUCH"), Route::Leased(Cause::UnknownSubcommand));

@@ -66,7 +66,9 @@ fn addresses_are_of_either_kind() {
 #[test]
 fn numbers_that_cannot_work_are_refused_with_one_that_can() {
     let base = ["--upstream", "redis://h"];
-    assert!(complaint(&[&base[..], &["--pool-size", "3", "--workers", "2"]].concat()).contains("at least 4"));
+    assert!(complaint(&[&base[..], &["--pool-size", "3", "--workers", "2"]].concat()).contains("at least 6"));
+    let dedicated = [&base[..], &["--mode", "session", "--max-clients", "50", "--workers", "1"]].concat();
+    assert!(complaint(&dedicated).contains("at least 52"));
     assert!(complaint(&[&base[..], &["--workers", "0"]].concat()).contains("OUTRIGGER_WORKERS"));
     assert!(complaint(&[&base[..], &["--max-clients", "0"]].concat()).contains("at least 1"));
     assert!(complaint(&[&base[..], &["--password-file", "/nonexistent"]].concat()).contains("cannot read"));

@@ -317,6 +317,16 @@ pub(crate) async fn connect(attempt: &Attempt<'_>) -> Result<(Transport, Option<
     Ok((wire.transport, peer, asked))
 }
 
+/// A connection to a server that may be able to answer nothing but HELLO and AUTH.
+///
+/// # Errors
+/// As [`connect`].
+pub(crate) async fn introduce(attempt: &Attempt<'_>) -> Result<Wire, Error> {
+    let mut wire = Wire { transport: attempt.dial().await? };
+    wire.greet(attempt.target, attempt.lane.protocol, attempt.identity, false).await?;
+    Ok(wire)
+}
+
 /// A connection for whoever wants to ask a few things: dial, HELLO, PING.
 ///
 /// # Errors
@@ -545,7 +555,11 @@ impl Wire {
         decoded(&self.ask_raw(words).await?)
     }
 
-    async fn ask_raw(&mut self, words: &[&[u8]]) -> Result<Vec<u8>, Error> {
+    /// The same, with the reply as it came.
+    ///
+    /// # Errors
+    /// As [`Wire::ask`].
+    pub(crate) async fn ask_raw(&mut self, words: &[&[u8]]) -> Result<Vec<u8>, Error> {
         let mut surplus = [0; 64];
         match poll_fn(|cx| Poll::Ready(self.transport.poll_read(cx, &mut surplus))).await {
             Poll::Pending => {}

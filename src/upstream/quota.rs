@@ -20,12 +20,16 @@ pub(crate) type Delivery = Box<dyn FnOnce(Slot) + Send>;
 /// Why a client holds a connection of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
+    /// Its request is large, and others would wait behind it.
+    Big,
     /// It waits for other clients.
     Blocking,
     /// It set something on its connection, or asked of it.
     ClientState,
     /// It sees all commands.
     Monitor,
+    /// Every client has one (`--mode session`).
+    Session,
     /// Its transaction cannot be sent in one piece.
     Transaction,
     /// Its command is not known, so nothing is known of what it leaves behind.
@@ -36,15 +40,25 @@ pub(crate) enum Cause {
 
 impl Cause {
     /// All of them, in the order of their numbers.
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Blocking, Self::ClientState, Self::Monitor, Self::Transaction, Self::Unknown, Self::Watch];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Big,
+        Self::Blocking,
+        Self::ClientState,
+        Self::Monitor,
+        Self::Session,
+        Self::Transaction,
+        Self::Unknown,
+        Self::Watch,
+    ];
 
     /// What logs and metrics call it.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Big => "big",
             Self::Blocking => "blocking",
             Self::ClientState => "client_state",
             Self::Monitor => "monitor",
+            Self::Session => "session",
             Self::Transaction => "transaction",
             Self::Unknown => "unknown",
             Self::Watch => "watch",

@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(super) permits: Arc<Permits>,
     pub(super) quota: Arc<Quota>,
     pub(super) dials: Semaphore,
+    /// Whose turn it is with the control connection.
+    pub(super) control: Semaphore,
     pub(super) identity: Identity,
     pub(super) resolver: Arc<Resolver>,
     pub(super) guard: Arc<Guard>,
@@ -97,6 +99,7 @@ impl Shared {
             permits: Permits::new(config.pool_size),
             quota: Quota::new(config.pool_size, config.workers),
             dials: Semaphore::new(DIALS),
+            control: Semaphore::new(1),
             identity: Identity::default(),
             resolver: Arc::default(),
             guard: Guard::new(Breaker::new(config.breaker.clone(), seed, now)),

@@ -238,7 +238,7 @@ fn judge(proxy: &Proxy, line: &str) {
             assert!(reply.starts_with(b"*3\r\n"), "{line}: {}", reply.escape_ascii());
         }
         (Route::Subscription(_), _) => assert_unavailable(&reply, line),
-        (Route::Leased(_) | Route::Refused | Route::Transaction(_), _) => {
+        (Route::Leased(_) | Route::Control | Route::Refused | Route::Transaction(_), _) => {
             assert_eq!(reply[0], b'-', "{line}: {}", reply.escape_ascii());
         }
     }

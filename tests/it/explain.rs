@@ -37,6 +37,7 @@ fn the_settings_count() {
     assert!(explain(&["--degrade-reads", "values", "EXISTS", "k"]).contains(refused));
     assert!(explain(&["--degrade-reads", "error", "GET", "k"]).contains(refused));
     assert!(explain(&["--strict-prefix", "lock:", "--strict-prefix", "q:", "GET", "q:1"]).contains(refused));
+    assert!(explain(&["--deny-commands", "@dangerous", "FLUSHALL"]).contains("route     refused with -NOPERM"));
     let dropped = explain(&["--degrade-writes", "drop", "SET", "k", "v"]);
     assert!(dropped.contains(r"RESP2     +OK\r\n"), "{dropped}");
 }

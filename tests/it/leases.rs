@@ -1,7 +1,11 @@
 //! Connections that clients have for themselves: that they get one when they need it, keep it no longer, and that nobody
 //! else pays for it.
 
+mod big;
 mod blocking;
+mod control;
+mod dedicated;
+mod ghosts;
 mod replicas;
 mod watch;
 

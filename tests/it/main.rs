@@ -20,7 +20,9 @@
 mod bounds;
 mod cli;
 mod command_table;
+mod compatibility;
 mod degraded;
+mod denied;
 mod differential;
 mod explain;
 mod leases;

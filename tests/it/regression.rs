@@ -170,7 +170,7 @@ fn a_busy_worker_leaves_the_other_its_share_of_the_pool() {
     const DATABASES: u32 = 30;
     let server = Server::start_with(Kind::Redis70, &["--databases", "64"]);
     let proxy = Proxy::start(&server, |flags| {
-        flags.args(["--pool-size", "4", "--workers", "2"]);
+        flags.args(["--pool-size", "6", "--workers", "2"]);
     });
     // Clients go to the emptiest worker, so every other one is on the first.
     let pairs: Vec<_> = (0..DATABASES).map(|_| (proxy.connect(), proxy.connect())).collect();

@@ -9,6 +9,8 @@ use crate::command::route::Route;
 use crate::resp::build;
 use crate::resp::inline;
 use crate::resp::request::Args;
+use crate::upstream::control::Order;
+use crate::upstream::{Error, Protocol, Traits};
 
 impl Session {
     /// A command about connections or the server.
@@ -32,6 +34,27 @@ impl Session {
             }
         }
         self.over_hold_or_not(name, frame, route, turn)
+    }
+
+    /// Sends a command that must reach the server also when it answers nothing else.
+    pub(super) fn control(&mut self, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
+        if self.replies.forwarded() > 0 {
+            // It comes behind what was asked before.
+            self.wake_at = Some(0);
+            return if self.may_wait(turn) { Step::Blocked } else { self.unavailable(&[], &Error::Overdue, turn) };
+        }
+        let words: Vec<&[u8]> = Args::new(frame).collect();
+        let ends_server = words.first().is_some_and(|name| is(name, b"shutdown"));
+        let traits = Traits::default().muted(self.state.mutes_next()).resp3(self.state.protocol == Protocol::Resp3);
+        let order = Order { client: self.key, name: self.state.id, traits, words, ends_server };
+        if let Err(error) = turn.upstream.control(order) {
+            return self.unavailable(&[], &error, turn);
+        }
+        self.since = None;
+        self.replies.forward();
+        // Nothing is sent elsewhere before it is answered.
+        self.moved();
+        Step::Done
     }
 
     /// Ends another client's connection; its own only if it says so.

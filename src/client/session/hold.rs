@@ -11,7 +11,7 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use super::{Phase, Session, Step, Turn};
+use super::{OWN_BUFFER, Phase, Session, Step, Turn};
 use crate::client::clients::Env;
 use crate::client::refusal;
 use crate::client::transaction::Block;
@@ -42,6 +42,8 @@ pub(super) struct Hold {
     pinned: bool,
     /// That is to be assumed until a reply says otherwise.
     presumed: bool,
+    /// It is the client's for its life.
+    lasting: bool,
     /// Only the server knows its database and protocol.
     unsure: bool,
     /// The request under way goes alone.
@@ -68,7 +70,7 @@ enum Alone {
 impl Hold {
     /// True if nothing keeps it but what is unanswered.
     fn is_over(&self) -> bool {
-        !(self.watching || self.in_multi || self.pinned || self.presumed || self.streams)
+        !(self.watching || self.in_multi || self.pinned || self.presumed || self.streams || self.lasting)
     }
 
     /// The next request goes alone.
@@ -169,6 +171,25 @@ impl Session {
         }
     }
 
+    /// A request of a client that has a connection for its life, from its first request on.
+    pub(super) fn over_lasting_lease(
+        &mut self,
+        name: &[u8],
+        frame: &[u8],
+        route: Route,
+        turn: &mut Turn<'_, '_>,
+    ) -> Step {
+        match self.obtain_lease(Cause::Session, None, frame, None, turn) {
+            Ok(_) => self.over_lease(name, frame, route, turn),
+            Err(Step::Blocked) => Step::Blocked,
+            Err(step) => {
+                // What was to be watched is not.
+                self.state.unwatched |= route == Route::Transaction(Transaction::Watch);
+                step
+            }
+        }
+    }
+
     /// A request that needs a connection of its own.
     pub(super) fn over_new_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         let cause = cause_of(route);
@@ -223,6 +244,7 @@ impl Session {
                     in_multi: false,
                     pinned: false,
                     presumed: false,
+                    lasting: cause == Cause::Session,
                     unsure: false,
                     alone: None,
                     streams: false,
@@ -243,8 +265,7 @@ impl Session {
                 }
                 turn.upstream.renounce(self.key);
                 (self.leasing, self.since) = (false, None);
-                let name = Args::new(frame).next().unwrap_or_default();
-                Err(self.gave_up(name, timeout, turn))
+                Err(self.gave_up(cause, frame, timeout, turn))
             }
             Leased::Unavailable(error) => {
                 (self.leasing, self.since) = (false, None);
@@ -253,18 +274,19 @@ impl Session {
                     let lost = Failure { outcome: Outcome::Unknown, why: Why::Lost };
                     return Err(self.answer_with(turn.env, |out| build::error(lost.text(), out)));
                 }
-                Err(self.unavailable(&[], &error, turn))
+                Err(self.unavailable(on_its_own(cause, self.block.is_some(), frame), &error, turn))
             }
         }
     }
 
     /// Nobody gave up a connection in time.
-    fn gave_up(&mut self, name: &[u8], timeout: Option<Timeout>, turn: &mut Turn<'_, '_>) -> Step {
+    fn gave_up(&mut self, cause: Cause, frame: &[u8], timeout: Option<Timeout>, turn: &mut Turn<'_, '_>) -> Step {
         turn.upstream.report_crowd();
         if timeout.is_none() {
-            return self.unavailable(&[], &Error::NoLease, turn);
+            return self.unavailable(on_its_own(cause, self.block.is_some(), frame), &Error::NoLease, turn);
         }
         // As if nobody had served it in its own time.
+        let name = Args::new(frame).next().unwrap_or_default();
         let resp3 = self.state.protocol == Protocol::Resp3;
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
         self.answer_with(turn.env, |out| match () {
@@ -332,7 +354,7 @@ impl Session {
                     hold.pinned = true;
                     turn.upstream.open_stream(&hold.lease);
                 }
-                Route::Leased(_) | Route::Shared(_) | Route::Transaction(_) | Route::Refused => {}
+                Route::Leased(_) | Route::Shared(_) | Route::Transaction(_) | Route::Control | Route::Refused => {}
             }
             return self.send_over_lease(frame, manner(route), None, turn);
         }
@@ -360,11 +382,13 @@ impl Session {
         alone.into_iter().for_each(|alone| hold.learns(alone));
         match route {
             Route::Local(_) => return self.local_beside(frame, route, turn),
-            Route::Subscription(_) | Route::Refused if self.replies.forwarded() > 0 => {
+            Route::Subscription(_) | Route::Control | Route::Refused if self.replies.forwarded() > 0 => {
                 self.wake_at = Some(0);
                 return self.stand_behind(turn);
             }
-            Route::Subscription(_) | Route::Refused => return self.without_lease(name, frame, route, turn),
+            Route::Subscription(_) | Route::Control | Route::Refused => {
+                return self.without_lease(name, frame, route, turn);
+            }
             Route::Transaction(Transaction::Watch) => hold.watching = true,
             Route::Transaction(Transaction::Unwatch) if Args::new(frame).len() == 1 => {
                 hold.watching = false;
@@ -400,16 +424,42 @@ impl Session {
             self.wake_at = Some(0);
             return self.stand_behind(turn);
         }
+        self.lose_multi(turn);
+        self.answer_with(turn.env, |out| build::error(refusal::NOT_IN_MULTI, out))
+    }
+
+    /// Ends the MULTI that is open at the server; its EXEC will say that nothing ran.
+    fn lose_multi(&mut self, turn: &mut Turn<'_, '_>) {
         self.hold = None;
         turn.upstream.bury();
         self.block = Some(Box::new(Block::lost()));
-        self.answer_with(turn.env, |out| build::error(refusal::NOT_IN_MULTI, out))
+    }
+
+    /// Refuses what the operator denies, as Redis refuses what an ACL denies: within a transaction it ends all of it.
+    pub(super) fn deny(&mut self, route: Route, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
+        if self.is_queueing() {
+            if self.replies.forwarded() > 0 {
+                self.wake_at = Some(0);
+                return self.stand_behind(turn);
+            }
+            self.lose_multi(turn);
+        }
+        turn.env.denials += 1;
+        let args = Args::new(frame);
+        let mut error = Vec::new();
+        refusal::deny(&args, &mut error);
+        if route == Route::Transaction(Transaction::Exec) {
+            return self.abort(error.trim_ascii_end().strip_prefix(b"-").unwrap_or_default(), turn);
+        }
+        self.block.iter_mut().for_each(|block| block.spoil());
+        self.answer_with(turn.env, |out| out.extend_from_slice(&error))
     }
 
     /// A block that cannot share a connection goes on over one of its client's own, which is told what was queued so far.
     pub(super) fn move_block(&mut self, name: &[u8], route: Route, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
         if self.hold.is_none() {
-            match self.obtain_lease(Cause::Transaction, None, frame, None, turn) {
+            let cause = if turn.env.dedicated { Cause::Session } else { Cause::Transaction };
+            match self.obtain_lease(cause, None, frame, None, turn) {
                 Ok(_) => {}
                 Err(Step::Blocked) => return Step::Blocked,
                 Err(step) => {
@@ -423,11 +473,31 @@ impl Session {
             self.block.iter_mut().for_each(|block| block.spoil());
             return self.answer_with(turn.env, |out| build::error(error.as_bytes(), out));
         }
-        let Some(block) = self.block.take() else { return Step::Done };
+        self.replay_block(turn);
+        self.over_lease(name, frame, route, turn)
+    }
+
+    /// Sends a block over the client's own connection; its EXEC comes there too.
+    pub(super) fn exec_over_lasting_lease(&mut self, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
+        match self.obtain_lease(Cause::Session, None, frame, None, turn) {
+            Ok(_) => {
+                self.replay_block(turn);
+                self.over_lease(b"exec", frame, Route::Transaction(Transaction::Exec), turn)
+            }
+            Err(Step::Blocked) => Step::Blocked,
+            Err(step) => {
+                self.drop_block(turn.env);
+                step
+            }
+        }
+    }
+
+    /// Sends what is queued, up to its EXEC, over the client's own connection.
+    fn replay_block(&mut self, turn: &mut Turn<'_, '_>) {
+        let Some(block) = self.block.take() else { return };
         turn.env.pool.memory().resized(block.capacity(), 0);
         self.replay(block.replay(self.state.unwatched), turn);
         self.hold.iter_mut().for_each(|hold| hold.in_multi = true);
-        self.over_lease(name, frame, route, turn)
     }
 
     /// Sends what its client believes to be queued. What the server refuses of it makes EXEC fail, and the client hears it
@@ -478,8 +548,11 @@ impl Session {
         let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
         let message = Message { client: self.key, traits, since: None, after };
         self.replies.forward();
-        self.due = turn.upstream.send_leased(&hold.lease, message, timeout, frame);
         self.since = None;
+        if frame.len() >= OWN_BUFFER && timeout.is_none() {
+            return Step::Large { id: hold.lease.id(), message };
+        }
+        self.due = turn.upstream.send_leased(&hold.lease, message, timeout, frame);
         Step::Done
     }
 
@@ -528,12 +601,19 @@ fn cause_of(route: Route) -> Cause {
         Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => Cause::Unknown,
         Route::Transaction(Transaction::Watch) => Cause::Watch,
         Route::Transaction(_) => Cause::Transaction,
+        // What could be shared has one because it is large.
+        Route::Shared(_) => Cause::Big,
         Route::Leased(route::Cause::Administration | route::Cause::ClientState)
         | Route::Local(_)
-        | Route::Shared(_)
         | Route::Subscription(_)
+        | Route::Control
         | Route::Refused => Cause::ClientState,
     }
+}
+
+/// A request that would be answered as any other if it needed no connection of its own; nothing if it is part of something.
+fn on_its_own(cause: Cause, is_queued: bool, frame: &[u8]) -> &[u8] {
+    if matches!(cause, Cause::Big | Cause::Session) && !is_queued { frame } else { &[] }
 }
 
 /// What matters of a request on its way.

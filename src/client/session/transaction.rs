@@ -69,6 +69,7 @@ impl Session {
             | Route::Transaction(_)
             | Route::Subscription(_)
             | Route::Leased(_)
+            | Route::Control
             | Route::Refused => {}
         }
         let block = self.block.as_mut()?;
@@ -102,6 +103,9 @@ impl Session {
             self.forget_watch(turn);
             return self.answer_with(turn.env, |out| build::error(refusal::EXECABORT, out));
         };
+        if turn.env.dedicated && self.hold.is_none() {
+            return self.exec_over_lasting_lease(frame, turn);
+        }
         let manner = Manner { slow: block.is_slow(), ..Manner::default() };
         let id = match self.connection_for(frame, manner, true, turn) {
             Ok(id) => id,

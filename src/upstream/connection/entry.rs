@@ -159,6 +159,13 @@ pub(crate) struct InFlight {
     pub(crate) traits: Traits,
 }
 
+impl InFlight {
+    /// A request that was not sent over one of the lanes' or leases' connections.
+    pub(crate) fn elsewhere(client: ClientKey, traits: Traits) -> Self {
+        Self { client, end: 0, deadline: 0, traits }
+    }
+}
+
 /// A request taken back from a connection that does not answer it.
 #[derive(Debug)]
 pub(crate) struct Unanswered {
