@@ -5,8 +5,8 @@ use outrigger::command::table;
 use std::collections::{BTreeMap, BTreeSet};
 use std::{env, fs};
 
-/// Rows of groups of commands, rather than of commands: what is shared needs no row.
-const GROUPS: &[&str] = &["Any shared command", "Commands that Outrigger does not know"];
+/// Rows of groups of commands, rather than of commands. What is shared is told by groups: it needs no row of its own.
+const GROUPS: &[&str] = &["| shared", "Any shared command", "Commands that Outrigger does not know"];
 
 /// Where a request goes, in the words with which the table's second column begins.
 fn told(route: Route) -> &'static str {

@@ -6,6 +6,7 @@ mod blocking;
 mod control;
 mod dedicated;
 mod ghosts;
+mod leaks;
 mod replicas;
 mod watch;
 

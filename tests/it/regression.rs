@@ -65,7 +65,7 @@ fn options_that_end_at_a_nul_do_not_reach_a_shared_connection() {
 /// A client that uploads a large value and stops, or does not read large replies, is the one to go when memory is short.
 /// Everybody else is served meanwhile.
 #[test]
-fn a_shortage_of_memory_ends_whoever_causes_it_and_stops_nobody_else() {
+fn alone_a_shortage_of_memory_ends_whoever_causes_it_and_stops_nobody_else() {
     if is_direct() {
         return;
     }

@@ -49,11 +49,8 @@ fn killed_consumers_take_no_more_with_them_than_directly() {
             }
             sides.iter().for_each(|_| drop(producer.reply()));
             // The lists run empty between, so that consumers wait.
-            if item / BATCH % 8 == 0 {
-                wait_until("all is taken", PATIENCE, || sides.iter().all(|side| length(&mut producer, side) == 0));
-            }
+            while sides.iter().any(|side| length(&mut producer, side) > 0) {}
         }
-        wait_until("all is taken", PATIENCE, || sides.iter().all(|side| length(&mut producer, side) == 0));
         over.store(true, Ordering::Relaxed);
         for side in &sides {
             producer.ask(&format!("RPUSH {} {}", side.list, ["stop"; 4 * CONSUMERS].join(" ")));
@@ -81,7 +78,7 @@ fn consume(side: &Side, address: &str, number: usize, over: &AtomicBool) {
     let mut random = fastrand::Rng::with_seed(number as u64);
     while !over.load(Ordering::Relaxed) {
         let mut client = Client::connect(address);
-        let life = random.usize(1..200);
+        let life = random.usize(1..20);
         for _ in 0..life {
             let Some(taken) = client.frame(&format!("BLPOP {} 0", side.list)).items.pop() else { continue };
             if taken.text == b"stop" {

@@ -86,7 +86,7 @@ const LARGE: usize = 4 * 1024;
 const OUTPUT_LIMIT: usize = 4 * 1024 * 1024;
 
 #[test]
-fn one_that_does_not_read_is_disconnected_and_costs_nobody_else() {
+fn alone_one_that_does_not_read_is_disconnected_and_costs_nobody_else() {
     if is_direct() {
         return;
     }

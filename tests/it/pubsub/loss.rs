@@ -43,7 +43,7 @@ fn assert_all_hear(subscribers: &mut [Client], text: &str) {
 }
 
 #[test]
-fn subscribers_are_disconnected_when_redis_is_killed_and_served_when_it_is_back() {
+fn alone_subscribers_are_disconnected_when_redis_is_killed_and_served_when_it_is_back() {
     if is_direct() {
         return;
     }

@@ -56,7 +56,7 @@ fn what_is_planted_is_found() {
     for plant in [Plant::Lose, Plant::Double, Plant::Swap, Plant::Reorder, Plant::Write] {
         let mut stage = Stage::start(Kind::Redis70, Before::Nothing);
         stage.plant(plant);
-        stage.set_patience(Duration::from_millis(200));
+        stage.set_patience(Duration::from_secs(2));
         let finding = stage.play(&script).expect_err("a fault is found");
         println!("{plant:?}: {finding}");
     }
