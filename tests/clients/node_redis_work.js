@@ -13,13 +13,13 @@ const FEW = [1, 2, 3];
 
 /** The clients of one scenario, which are closed with it. */
 class Clients {
-  constructor(url, log, options) {
-    Object.assign(this, { url, log, options, all: [] });
+  constructor(first, log) {
+    Object.assign(this, { first, log, all: [] });
   }
 
   /** One that is connected; an error or a reconnection that nobody asked for is noted. */
   async ready(options = {}) {
-    return this.watched(createClient({ url: this.url, ...this.options, ...options }), 1);
+    return this.copy(this.first, options);
   }
 
   /** A copy, as an application makes it for whatever keeps a connection busy. */
@@ -33,7 +33,7 @@ class Clients {
 
   /** A pool that has all its connections from the start. */
   async pool(size, options = {}) {
-    const pool = createClientPool({ url: this.url, ...this.options }, { minimum: size, maximum: size, ...options });
+    const pool = createClientPool(this.first.options, { minimum: size, maximum: size, ...options });
     return this.watched(pool, size);
   }
 
@@ -51,11 +51,19 @@ class Clients {
   }
 }
 
+/** A client to copy: each that is made from scratch costs the library milliseconds. */
+const templates = new Map();
+function template(url, RESP) {
+  const name = `${RESP} ${url}`;
+  if (!templates.has(name)) templates.set(name, createClient({ url, RESP }));
+  return templates.get(name);
+}
+
 /** The scenario in these protocols; its keys begin with its name. */
 function scenario(name, body, protocols = [3, 2]) {
   return protocols.map((RESP) => {
     const group = async (url, log) => {
-      const clients = new Clients(url, log, { RESP });
+      const clients = new Clients(template(url, RESP), log);
       const key = (suffix) => `${RESP}:${name}:${suffix}`;
       try {
         await body(clients, log, key);
@@ -436,7 +444,7 @@ async function scripts(clients, log, key) {
     },
     transformReply: undefined,
   });
-  const client = await clients.ready({ scripts: { move } });
+  const client = await clients.watched(createClient({ ...clients.first.options, scripts: { move } }), 1);
   const [from, to] = [key("from"), key("to")];
   await client.rPush(from, ["a", "b", "c", "d"]);
   log.record("script", [await client.move(from, to, "!"), await client.move(from, to, "?")]);
