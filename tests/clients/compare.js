@@ -27,7 +27,7 @@ buffer.INSPECT_MAX_BYTES = Infinity;
 
 /** The longest that a group may take, and the longest that it may wait for one thing; both are far more than usual. */
 const GROUP_LIMIT = 60_000;
-const PATIENCE = 20_000;
+const PATIENCE = 30_000;
 
 // Counts below the libraries, so that it sees a silent reconnect as well as a reported one.
 let dials = 0;

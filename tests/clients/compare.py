@@ -29,7 +29,7 @@ ANY = float("inf")
 # The longest that a group may take, and the longest that it may wait for one thing, in seconds; both are far more
 # than usual.
 GROUP_LIMIT = 60
-PATIENCE = 20
+PATIENCE = 30
 
 _dials = collections.Counter()
 
@@ -93,9 +93,9 @@ def only(*fields):
     return shape
 
 
-def until(what, condition):
+def until(what, condition, patience=PATIENCE):
     """Waits until `condition` gives something true, and returns that; says what it waited for when it gives up."""
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + patience
     while not (met := condition()):
         if time.monotonic() > deadline:
             raise TimeoutError(f"gave up waiting until {what}")
