@@ -288,7 +288,7 @@ def lock_contention(clients, log, key):
 
 
 def waiting_for_a_lock(clients, log, key):
-    client = clients.ready()
+    client = clients.shared(2)
     held = client.lock(key("lock"), timeout=30)
     held.acquire()
     waiter = client.lock(key("lock"), timeout=30, sleep=0.005, thread_local=False)

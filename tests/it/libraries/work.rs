@@ -18,97 +18,83 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two exchanges of a neighbour, which leaves the machine to those who work.
 const NEIGHBOURS_PAUSE: Duration = Duration::from_millis(2);
 
-/// What stands on the second side.
-#[derive(Clone, Copy)]
-enum Through {
-    /// The proxy.
-    #[expect(dead_code, reason = "no library of these runs through it yet")]
-    Proxy,
-    /// Nothing: the library needs what the proxy cannot do yet, so that its scenarios are held against themselves.
-    Nothing,
-}
-
 #[test]
 fn bullmq() {
-    work("NODE", "bullmq_work.js", Through::Nothing);
+    work("NODE", "bullmq_work.js");
 }
 
 #[test]
 fn celery() {
-    work("PYTHON", "celery_work.py", Through::Nothing);
+    work("PYTHON", "celery_work.py");
 }
 
 #[test]
 fn rq() {
-    work("PYTHON", "rq_work.py", Through::Nothing);
+    work("PYTHON", "rq_work.py");
 }
 
 #[test]
 fn redis_py() {
-    work("PYTHON", "redis_py_work.py", Through::Nothing);
+    work("PYTHON", "redis_py_work.py");
 }
 
 #[test]
 fn node_redis() {
-    work("NODE", "node_redis_work.js", Through::Nothing);
+    work("NODE", "node_redis_work.js");
 }
 
 #[test]
 fn ioredis() {
-    work("NODE", "ioredis_work.js", Through::Nothing);
+    work("NODE", "ioredis_work.js");
 }
 
 #[test]
 fn phpredis() {
-    work("PHP", "phpredis_work.php", Through::Nothing);
+    work("PHP", "phpredis_work.php");
 }
 
 #[test]
 fn ruby_redis() {
-    work("RUBY", "ruby_redis_work.rb", Through::Nothing);
+    work("RUBY", "ruby_redis_work.rb");
 }
 
 #[test]
 fn sidekiq() {
-    work("RUBY", "sidekiq_work.rb", Through::Nothing);
+    work("RUBY", "sidekiq_work.rb");
 }
 
 /// Runs a script of `tests/clients` on every kind of server.
-fn work(interpreter: &str, script: &str, through: Through) {
-    on_all_servers(through, |kind, direct, address| run_between(direct, address, kind, interpreter, script));
+fn work(interpreter: &str, script: &str) {
+    on_all_servers(|kind, direct, address| run_between(direct, address, kind, interpreter, script));
 }
 
 /// Runs a scenario of a Rust library on both sides, on every kind of server.
-fn compare_work(library: &str, through: Through, scenario: impl Fn(&str) -> Transcript + Sync) {
-    on_all_servers(through, |kind, direct, address| {
+fn compare_work(library: &str, scenario: impl Fn(&str) -> Transcript + Sync) {
+    on_all_servers(|kind, direct, address| {
         let [expected, seen] = [direct, address].map(|address| scenario(&format!("redis://{address}")));
         expected.assert_equal(&seen, &format!("{library} on {}", kind.name()));
     });
 }
 
-/// Calls `compare` with a kind of server, and with the addresses of both sides, each before a server of its own and
-/// each with neighbours.
+/// Calls `compare` with a kind of server, with the address of such a server, and with that of a proxy before another;
+/// each side has neighbours.
 ///
 /// The kinds come at once: much of the work is waiting.
-fn on_all_servers(through: Through, compare: impl Fn(Kind, &str, &str) + Sync) {
+fn on_all_servers(compare: impl Fn(Kind, &str, &str) + Sync) {
     thread::scope(|scope| {
         for kind in SERVERS {
             let compare = &compare;
             scope.spawn(move || {
                 let (direct, behind) = (Server::start(kind), Server::start(kind));
-                let mut proxy = match through {
-                    Through::Proxy => Some(Proxy::before(&behind)),
-                    Through::Nothing => None,
-                };
-                let address = proxy.as_ref().map_or_else(|| behind.address(), |proxy| proxy.address().to_owned());
-                let neighbours = [direct.address(), address.clone()].map(|address| Neighbours::at(&address));
-                compare(kind, &direct.address(), &address);
+                let mut proxy = Proxy::before(&behind);
+                let addresses = [direct.address(), proxy.address().to_owned()];
+                let neighbours = addresses.each_ref().map(|address| Neighbours::at(address));
+                let [direct, through] = &addresses;
+                compare(kind, direct, through);
                 for neighbours in neighbours {
                     neighbours.assert_undisturbed();
                 }
-                if let Some(proxy) = &mut proxy {
-                    proxy.assert_running();
-                }
+                proxy.assert_running();
             });
         }
     });

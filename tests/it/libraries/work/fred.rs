@@ -1,6 +1,6 @@
 //! fred at work that needs more than a shared connection, in both protocols.
 
-use super::{Through, compare_work, until, within_limit};
+use super::{compare_work, until, within_limit};
 use crate::libraries::corpus::Transcript;
 use crate::libraries::runtime;
 use fred::clients::SubscriberClient;
@@ -19,7 +19,7 @@ const MESSAGES: usize = 4_096;
 
 #[test]
 fn fred() {
-    compare_work("fred at work", Through::Nothing, |url| {
+    compare_work("fred at work", |url| {
         runtime().block_on(async {
             let mut seen = Transcript::default();
             for version in [RespVersion::RESP2, RespVersion::RESP3] {

@@ -1,6 +1,6 @@
 //! redis-rs at work that needs more than a shared connection, in both protocols.
 
-use super::{Through, compare_work, until, within_limit};
+use super::{compare_work, until, within_limit};
 use crate::libraries::corpus::Transcript;
 use crate::libraries::runtime;
 use futures_util::StreamExt;
@@ -22,7 +22,7 @@ const RESP3: &str = PROTOCOLS[1];
 
 #[test]
 fn redis_rs() {
-    compare_work("redis-rs at work", Through::Nothing, |url| {
+    compare_work("redis-rs at work", |url| {
         let mut seen = Transcript::default();
         for protocol in PROTOCOLS {
             let place = Place::new(url, protocol);
