@@ -110,6 +110,8 @@ pub(crate) enum Event {
     Probe,
     /// Somebody hears nothing: ask for a sign of life.
     Prove,
+    /// A worker has its subscription connection, or will not have it now.
+    FeedCame,
     /// The server has become a replica: all connections are to be made anew.
     Renew,
     /// The client of this id is to be disconnected.
@@ -594,6 +596,7 @@ impl Upstream {
             Event::Breaker(change) => self.breaker_changed(change, clients),
             Event::Probe => self.probe(),
             Event::Prove => self.prove(),
+            Event::FeedCame => self.release_publishers(),
             Event::Renew => self.renew(),
             Event::Kill(client) => clients.kill(client),
             Event::Controlled { recipient, report } => Self::controlled(&recipient, report, clients),

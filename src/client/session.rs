@@ -55,6 +55,9 @@ use crate::upstream::{
     ClientKey, ConnectionId, Error, Failure, LaneId, LaneKey, Message, Protocol, Reserve, Traits, Upstream, Use, Want,
 };
 
+/// So long what is published waits for those to be subscribed who asked for it before, in ticks.
+const HEAD_START: u32 = 5;
+
 /// Requests taken from one client in one turn; then its neighbours have theirs.
 const TURN_REQUESTS: usize = 128;
 
@@ -151,6 +154,8 @@ pub(super) struct Session {
     half_delivered: bool,
     /// The task is to be woken when no more forwarded requests than this are unanswered.
     wake_at: Option<usize>,
+    /// What it publishes waits for those to be subscribed who have asked up to this.
+    behind: Option<u64>,
     task: Option<Waker>,
     /// The task waits for the socket to take more.
     pub(super) blocked_on_write: bool,
@@ -197,6 +202,7 @@ impl Session {
             dirty: false,
             half_delivered: false,
             wake_at: None,
+            behind: None,
             task: None,
             blocked_on_write: false,
             thirsty: false,
@@ -457,6 +463,12 @@ impl Session {
         is_block: bool,
         turn: &mut Turn<'_, '_>,
     ) -> Result<ConnectionId, Step> {
+        if manner.meets_subscribers && turn.upstream.is_too_early(&mut self.behind, self.key, turn.cx.waker()) {
+            if self.may_wait_for(HEAD_START, turn) {
+                return Err(Step::Blocked);
+            }
+            self.behind = None;
+        }
         let usage = if manner.slow || turn.env.tick < self.bulk.2 { Use::Bulk } else { Use::Normal };
         if self.since.is_some_and(|since| turn.upstream.is_overdue(since)) {
             // No time is left for a reply.

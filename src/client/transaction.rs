@@ -9,7 +9,7 @@
 //! [`Verdict::NeedsLease`]. [`Block::replay`] is what a connection of the client's own would have to be sent before it.
 
 use super::refusal;
-use crate::command::route::{Cause, Local, Route, Transaction};
+use crate::command::route::{Cause, Local, Manner, Route, Transaction};
 use crate::command::table::{self, Command, Origin};
 use crate::resp::request::Args;
 use crate::upstream::Release;
@@ -36,7 +36,7 @@ pub(super) struct Block {
     /// MULTI and the commands, as they are to be sent; nothing once the block is dirty.
     bytes: Vec<u8>,
     commands: u32,
-    slow: bool,
+    manner: Manner,
     dirty: bool,
 }
 
@@ -54,7 +54,7 @@ pub(super) enum Verdict {
 /// What a server says of a command.
 enum Judgement {
     /// It queues it.
-    Fits { slow: bool },
+    Fits(Manner),
     /// It refuses it, and EXEC too.
     Spoils(Vec<u8>),
     /// It refuses it, and forgets that.
@@ -68,12 +68,12 @@ impl Block {
     pub(super) fn open() -> Self {
         let mut bytes = Vec::with_capacity(FIRST_ROOM);
         bytes.extend_from_slice(MULTI);
-        Self { bytes, commands: 0, slow: false, dirty: false }
+        Self { bytes, commands: 0, manner: Manner::default(), dirty: false }
     }
 
     /// One whose connection is lost: its client goes on, and nothing of it will run.
     pub(super) fn lost() -> Self {
-        Self { bytes: Vec::new(), commands: 0, slow: false, dirty: true }
+        Self { bytes: Vec::new(), commands: 0, manner: Manner::default(), dirty: true }
     }
 
     /// Takes a command, a whole canonical request, that `release` is to run; EXEC, DISCARD, RESET and QUIT end the block and
@@ -86,16 +86,17 @@ impl Block {
                 Verdict::Refused(error)
             }
             // Nothing of it will run, so no connection is needed for it.
-            Judgement::Fits { .. } if self.dirty => Verdict::Queued,
+            Judgement::Fits(_) if self.dirty => Verdict::Queued,
             Judgement::NeedsLease { known: true } if self.dirty => Verdict::Queued,
             Judgement::NeedsLease { .. } => Verdict::NeedsLease,
-            Judgement::Fits { slow } => {
+            Judgement::Fits(manner) => {
                 if self.commands >= MAX_COMMANDS || self.bytes.len() + request.len() > MAX_BYTES {
                     return Verdict::NeedsLease;
                 }
                 self.bytes.extend_from_slice(request);
                 self.commands += 1;
-                self.slow |= slow;
+                self.manner.slow |= manner.slow;
+                self.manner.meets_subscribers |= manner.meets_subscribers;
                 Verdict::Queued
             }
         }
@@ -112,9 +113,9 @@ impl Block {
         self.dirty
     }
 
-    /// One of the commands may honestly take long.
-    pub(super) fn is_slow(&self) -> bool {
-        self.slow
+    /// What matters of it on its way: whether one of the commands may honestly take long, or meets subscribers.
+    pub(super) fn manner(&self) -> Manner {
+        self.manner
     }
 
     /// What a connection of the client's own has to be sent first: MULTI and the commands so far. If nothing of the block may
@@ -158,11 +159,11 @@ fn judge(route: Route, args: &Args<'_>, release: Option<Release>) -> Judgement {
     match route {
         // Queued before Redis 7 only.
         Route::Shared(_) if command.name == "save" => Judgement::NeedsLease { known: true },
-        Route::Shared(manner) => Judgement::Fits { slow: manner.slow },
+        Route::Shared(manner) => Judgement::Fits(manner),
         // Inside a block nothing blocks.
         Route::Leased(Cause::Blocking | Cause::Replication)
         | Route::Local(Local::Ping | Local::Echo)
-        | Route::Transaction(Transaction::Unwatch) => Judgement::Fits { slow: false },
+        | Route::Transaction(Transaction::Unwatch) => Judgement::Fits(Manner::default()),
         Route::Transaction(Transaction::Multi | Transaction::Watch) if is_valkey => {
             Judgement::Spoils(refusal::not_allowed_inside(command.name, version))
         }
@@ -227,11 +228,11 @@ mod tests {
         for text in ["SET k v", "BLPOP k 0", "XREAD BLOCK 0 STREAMS s $", "PING", "UNWATCH", "COMMAND", "JSON.GET k"] {
             assert_eq!(queue(&mut block, text, REDIS), Verdict::Queued, "{text}");
         }
-        assert!(!block.is_slow() && !block.is_dirty());
+        assert!(!block.manner().slow && !block.is_dirty());
         assert_eq!(block.preface(), 8);
         assert!(block.bytes.starts_with(&[request("MULTI"), request("SET k v")].concat()));
         assert_eq!(queue(&mut block, "EVAL x 0", None), Verdict::Queued);
-        assert!(block.is_slow());
+        assert!(block.manner().slow);
         assert!(block.close().ends_with(&[request("EVAL x 0"), request("EXEC")].concat()));
     }
 

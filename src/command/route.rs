@@ -41,6 +41,8 @@ pub struct Manner {
     pub script: bool,
     /// Its reply is remembered, for a time when Redis cannot be asked.
     pub remembered: bool,
+    /// It publishes, or tells about subscribers: who asked to subscribe before it is to be among them.
+    pub meets_subscribers: bool,
 }
 
 /// The commands that are answered here.
@@ -201,6 +203,7 @@ fn manner(command: &Command) -> Manner {
         repeatable: command.repeatable,
         script: command.kind == Kind::Script,
         remembered: false,
+        meets_subscribers: command.kind == Kind::PubSub,
     }
 }
 

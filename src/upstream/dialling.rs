@@ -164,7 +164,11 @@ impl Upstream {
         let state = self.lanes.get_mut(lane)?;
         state.pending += usize::from(usage != Use::Lease);
         self.making += 1;
-        Some(state.key)
+        let key = state.key;
+        if lane == subscription::LANE {
+            self.expect_feed();
+        }
+        Some(key)
     }
 
     /// Notes that a connection is not being made any more, or not for this lane.
@@ -201,6 +205,9 @@ impl Upstream {
         clients: &mut impl Replies,
     ) -> Option<ConnectionId> {
         self.making -= 1;
+        if lane == subscription::LANE && result.is_err() {
+            self.expect_no_feed();
+        }
         match result {
             Ok(made) if switched => Some(self.install(lane, usage, made)),
             Ok(made) => Some(self.arrived(lane, usage, made)),

@@ -82,6 +82,8 @@ pub(crate) struct Shared {
     demand: AtomicUsize,
     /// Attempts that are carried on in the background, at servers that took a connection and say nothing.
     pub(super) lingering: AtomicUsize,
+    /// Subscription connections that are being made, or that nothing is subscribed over yet.
+    pub(super) feeds_coming: AtomicUsize,
     /// Counts how often all connections were given up because the server had become a replica.
     pub(super) renewals: AtomicU32,
     /// What the server calls the connection that a client has for itself, by the id that the client knows.
@@ -113,6 +115,7 @@ impl Shared {
             usable: AtomicUsize::new(0),
             demand: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
+            feeds_coming: AtomicUsize::new(0),
             renewals: AtomicU32::new(0),
             lessees: Mutex::default(),
             gaps: AtomicU64::new(0),

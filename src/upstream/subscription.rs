@@ -13,7 +13,9 @@ mod feed;
 mod notice;
 mod register;
 
+use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -25,8 +27,9 @@ use super::connect::{LaneKey, Protocol};
 use super::connection::{ClientKey, Made, Replies};
 use super::error::{Error, Failure, Outcome, Why};
 use super::lane::{ConnectionId, Lane, LaneId, Use};
+use super::shared::Shared;
 use super::watch::jittered;
-use super::{Reserve, Upstream, Want};
+use super::{Event, Reserve, Upstream, Want};
 use crate::buffer::CHUNK;
 use crate::resp::request::Args;
 use feed::Feed;
@@ -105,6 +108,10 @@ pub(crate) enum Verdict<'a> {
 pub(super) struct Subscriptions {
     feed: Option<Feed>,
     register: Register,
+    /// The connection is being made, or nothing is subscribed over it yet.
+    coming: Option<Coming>,
+    /// Clients that publish, and let those go first who asked to subscribe before.
+    publishers: HashMap<ClientKey, Waker>,
     /// Since when subscribers hear nothing although they should.
     gap_since: Option<Instant>,
     /// Commands being written.
@@ -113,7 +120,14 @@ pub(super) struct Subscriptions {
 
 impl Subscriptions {
     pub(super) fn new() -> Self {
-        Self { feed: None, register: Register::default(), gap_since: None, commands: Vec::new() }
+        Self {
+            feed: None,
+            register: Register::default(),
+            coming: None,
+            publishers: HashMap::new(),
+            gap_since: None,
+            commands: Vec::new(),
+        }
     }
 
     /// The lane that belongs at [`LANE`].
@@ -127,7 +141,69 @@ impl Subscriptions {
     }
 }
 
+/// All workers know that a connection is coming as long as there is this.
+struct Coming {
+    shared: Arc<Shared>,
+    /// It has come when all commands up to this are answered, which were sent first.
+    until: Option<u64>,
+}
+
+impl Coming {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.feeds_coming.fetch_add(1, Ordering::Relaxed);
+        Self { shared: Arc::clone(shared), until: None }
+    }
+}
+
+impl Drop for Coming {
+    fn drop(&mut self) {
+        self.shared.feeds_coming.fetch_sub(1, Ordering::Relaxed);
+        self.shared.broadcast(|| Event::FeedCame);
+    }
+}
+
 impl Upstream {
+    /// True while somebody is not subscribed yet who asked for it before: what a client publishes now would not be heard,
+    /// and many subscribers do not wait until they are told. The waker is called when it is worth asking again; `behind` is
+    /// kept meanwhile.
+    pub(crate) fn is_too_early(&mut self, behind: &mut Option<u64>, client: ClientKey, waker: &Waker) -> bool {
+        let Subscriptions { register, publishers, .. } = &mut self.subscriptions;
+        let is_early = self.shared.feeds_coming.load(Ordering::Relaxed) > 0
+            || !register.has_answered(*behind.get_or_insert(register.last_subscription()));
+        if is_early {
+            publishers.insert(client, waker.clone());
+        } else {
+            *behind = None;
+        }
+        is_early
+    }
+
+    /// Lets those who publish ask again.
+    pub(super) fn release_publishers(&mut self) {
+        self.subscriptions.publishers.drain().for_each(|(_, waker)| waker.wake());
+    }
+
+    pub(super) fn expect_feed(&mut self) {
+        self.subscriptions.coming = Some(Coming::new(&self.shared));
+    }
+
+    pub(super) fn expect_no_feed(&mut self) {
+        self.subscriptions.coming = None;
+    }
+
+    /// Notes which of the commands that were to be answered are.
+    fn progress_of_feed(&mut self) {
+        let Subscriptions { register, coming, publishers, .. } = &mut self.subscriptions;
+        if let Some(Coming { until, .. }) = coming
+            && register.has_answered(*until.get_or_insert(register.last_subscription()))
+        {
+            *coming = None;
+        }
+        if !publishers.is_empty() {
+            self.release_publishers();
+        }
+    }
+
     /// Finds the connection for a client's request. With `opens` it is one that subscribes: then the breaker is asked, and a
     /// connection is made if there is none. Without a connection nothing is heard, so whatever else is asked has taken
     /// effect already.
@@ -204,6 +280,7 @@ impl Upstream {
         let Some(feed) = feed.as_mut().filter(|feed| feed.id() == id) else { return Poll::Ready(()) };
         let result = feed.turn(cx, &mut self.buffer, &mut self.pool, register, clients);
         self.heard = self.heard.max(feed.heard);
+        self.progress_of_feed();
         if let Err(error) = result {
             self.lose_feed(&error, clients);
             return Poll::Ready(());
@@ -257,6 +334,8 @@ impl Upstream {
         self.shared.supervise(|supervisor| supervisor.lost(self.shared.has_usable(), served, now));
         self.look();
         fail(unanswered, Why::Lost, clients);
+        self.expect_no_feed();
+        self.release_publishers();
         if resubscribe && !hearers.is_empty() {
             self.subscriptions.gap_since.get_or_insert(now);
         } else {

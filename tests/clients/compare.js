@@ -3,7 +3,8 @@
  *
  * A scenario group is a function `group(url, log)`. It runs once on the direct URL and once on the URL
  * that leads through the proxy, each with a fresh server behind it, and writes what it saw to `log`.
- * The two logs must be equal, type for type, and no group may dial more often than it says it does.
+ * The two logs must be equal, type for type, and no group may dial more often than it says it does, or than
+ * it did on the other side.
  *
  * What cannot be equal on two servers is put into a comparable shape where it is recorded, never later:
  *
@@ -23,6 +24,10 @@ const { inspect } = require("node:util");
 
 // Otherwise only the first 50 bytes of a Buffer are shown, and compared.
 buffer.INSPECT_MAX_BYTES = Infinity;
+
+/** The longest that a group may take, and the longest that it may wait for one thing; both are far more than usual. */
+const GROUP_LIMIT = 60_000;
+const PATIENCE = 30_000;
 
 // Counts below the libraries, so that it sees a silent reconnect as well as a reported one.
 let dials = 0;
@@ -77,6 +82,23 @@ function without(...names) {
   };
 }
 
+/** Waits until `condition` gives something true, and returns that; says what it waited for when it gives up. */
+async function until(what, condition) {
+  const start = Date.now();
+  for (;;) {
+    const met = await condition();
+    if (met) return met;
+    if (Date.now() - start > PATIENCE) throw new Error(`gave up waiting until ${what}`);
+    await new Promise((resume) => setTimeout(resume, 5));
+  }
+}
+
+/** Waits until the server says that so many clients are blocked; any library's client will do to ask it. */
+async function blockedClients(client, count) {
+  const said = new RegExp(`blocked_clients:${count}\\r`);
+  await until(`${count} are blocked`, async () => said.test(await client.info("clients")));
+}
+
 /** A name for large values, short enough to print. */
 function digest(values) {
   const summary = createHash("sha256");
@@ -87,6 +109,16 @@ function digest(values) {
 function byText(left, right) {
   const [a, b] = [text(left), text(right)];
   return a < b ? -1 : Number(a > b);
+}
+
+/** Errors within lists without their traces, which tell of the library only. */
+function untraced(value) {
+  if (value instanceof Error) return told(value);
+  return Array.isArray(value) ? value.map(untraced) : value;
+}
+
+function told(error) {
+  return `${error.name}: ${error.message}`;
 }
 
 function text(value) {
@@ -103,9 +135,14 @@ class Log {
     this.connections += connections;
   }
 
+  /** Leaves it to the library how often it dials: that must only be equally often on both sides. */
+  dialsAsOften() {
+    this.connections = undefined;
+  }
+
   /** Notes a reply, or the error that came instead of one. */
   record(label, value, shape = (same) => same) {
-    const shown = value instanceof Error ? `${value.name}: ${value.message}` : text(shape(value));
+    const shown = value instanceof Error ? told(value) : text(untraced(shape(value)));
     this.lines.push(`${label} -> ${shown}`);
   }
 
@@ -138,8 +175,10 @@ async function compare(group, direct, through) {
     const log = new Log();
     const before = dials;
     try {
-      await group(url, log);
-      if (dials - before !== log.connections) {
+      await withinLimit(group(url, log));
+      if (log.connections === undefined) {
+        log.record("dials", dials - before);
+      } else if (dials - before !== log.connections) {
         problems.push(`${side}: ${dials - before} dials for ${log.connections} connections: it reconnected`);
       }
     } catch (error) {
@@ -149,6 +188,15 @@ async function compare(group, direct, through) {
   }
   problems.push(...difference(...logs));
   return { problems, replies: logs[0].length };
+}
+
+/** The promise, or an error when it takes too long. */
+function withinLimit(promise) {
+  let timer;
+  const limit = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`it did not end within ${GROUP_LIMIT} ms`)), GROUP_LIMIT);
+  });
+  return Promise.race([promise, limit]).finally(() => clearTimeout(timer));
 }
 
 function difference(direct, through) {
@@ -163,14 +211,15 @@ function difference(direct, through) {
   return shown;
 }
 
-/** Takes the two URLs from the command line; exits with 1 if anything differed. */
+/** Takes the two URLs, and the names of groups if not all are meant, from the command line; exits with 1 if anything differed. */
 async function main(groups) {
-  const [direct, through] = process.argv.slice(2);
-  if (!through) {
-    console.error(`usage: ${process.argv[1]} DIRECT_URL THROUGH_URL`);
+  const [direct, through, ...names] = process.argv.slice(2);
+  const chosen = groups.filter(([name]) => names.length === 0 || names.includes(name));
+  if (!through || chosen.length < names.length) {
+    console.error(`usage: ${process.argv[1]} DIRECT_URL THROUGH_URL [GROUP…]`);
     process.exit(2);
   }
-  process.exit((await run(groups, direct, through)) > 0 ? 1 : 0);
+  process.exit((await run(chosen, direct, through)) > 0 ? 1 : 0);
 }
 
-module.exports = { digest, kind, lifetime, lines, main, pairs, unordered, without };
+module.exports = { blockedClients, digest, kind, lifetime, lines, main, pairs, unordered, until, without };

@@ -16,14 +16,20 @@ What cannot be equal on two servers is put into a comparable shape where it is r
 
 import collections
 import difflib
+import faulthandler
 import hashlib
 import os
 import sys
+import time
 import traceback
 from urllib.parse import urlsplit
 
 # As a number of connections: the group expects to be cut off and to dial again.
 ANY = float("inf")
+# The longest that a group may take, and the longest that it may wait for one thing, in seconds; both are far more
+# than usual.
+GROUP_LIMIT = 60
+PATIENCE = 30
 
 _dials = collections.Counter()
 
@@ -87,6 +93,21 @@ def only(*fields):
     return shape
 
 
+def until(what, condition, patience=PATIENCE):
+    """Waits until `condition` gives something true, and returns that; says what it waited for when it gives up."""
+    deadline = time.monotonic() + patience
+    while not (met := condition()):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"gave up waiting until {what}")
+        time.sleep(0.005)
+    return met
+
+
+def blocked_clients(client, count):
+    """Waits until the server says that so many clients are blocked."""
+    until(f"{count} are blocked", lambda: client.info("clients")["blocked_clients"] == count)
+
+
 def digest(values):
     """A name for large values, short enough to print."""
     summary = hashlib.sha256()
@@ -109,7 +130,11 @@ class Log:
 
     def dials(self, connections):
         """Announces that the group means to make so many more connections."""
-        self.connections += connections
+        self.connections = (self.connections or 0) + connections
+
+    def dials_as_often(self):
+        """Leaves it to the library how often it dials: that must only be equally often on both sides."""
+        self.connections = None
 
     def record(self, label, value, shape=None):
         """Notes a reply, or the error that came instead of one."""
@@ -137,14 +162,19 @@ def _compare(group, direct, through):
     for side, url in (("direct", direct), ("through", through)):
         log, port = Log(side), urlsplit(url).port
         before = _dials[port]
+        # What has come to a standstill is shown, and ends the run.
+        faulthandler.dump_traceback_later(GROUP_LIMIT, exit=True)
         # A group that raises is a difference to be shown like any other, not the end of the run.
         try:
             group(url, log)
         except Exception as error:  # noqa: BLE001
             log.record("group ended with", error)
             problems.append(f"{side}: {log.lines[-1]} at {_last_line(error)}")
+        faulthandler.cancel_dump_traceback_later()
         dialled = _dials[port] - before
-        if dialled != log.connections and log.connections != ANY and not problems:
+        if log.connections is None:
+            log.record("dials", dialled)
+        elif dialled != log.connections and log.connections != ANY and not problems:
             problems.append(f"{side}: {dialled} dials for {log.connections} connections: it reconnected")
         logs.append(log.lines)
     problems.extend(_difference(*logs))
@@ -164,7 +194,9 @@ def _difference(direct, through):
 
 
 def main(groups):
-    """Takes the two URLs from the command line; exits with 1 if anything differed."""
-    if len(sys.argv) != 3:
-        sys.exit(f"usage: {sys.argv[0]} DIRECT_URL THROUGH_URL")
-    sys.exit(1 if run(groups, sys.argv[1], sys.argv[2]) else 0)
+    """Takes the two URLs, and the names of groups if not all are meant, from the command line; exits with 1 if anything differed."""
+    names = set(sys.argv[3:])
+    chosen = [group for group in groups if not names or group[0] in names]
+    if len(sys.argv) < 3 or len(chosen) < len(names):
+        sys.exit(f"usage: {sys.argv[0]} DIRECT_URL THROUGH_URL [GROUP…]")
+    sys.exit(1 if run(chosen, sys.argv[1], sys.argv[2]) else 0)

@@ -2,11 +2,12 @@
 //! out directly, and none of them reconnects.
 //!
 //! Those of other languages are driven by the scripts in `tests/clients`, which take two URLs and compare the two sides
-//! themselves; those of Rust by the modules below.
+//! themselves; those of Rust by the modules below. What needs more than a shared connection is in `work`.
 
 mod corpus;
 mod fred;
 mod redis_rs;
+mod work;
 
 use crate::program::run_to_end;
 use crate::support::{Kind, Proxy, Server, dependency};
@@ -50,14 +51,19 @@ fn node_redis() {
 fn run_script(kind: Kind, interpreter: &str, script: &str) {
     let (direct, behind) = (Server::start(kind), Server::start(kind));
     let mut proxy = Proxy::patient(&behind, |_| {});
+    run_between(&direct.address(), proxy.address(), kind, interpreter, script);
+    proxy.assert_running();
+}
+
+/// Runs a script of `tests/clients` between two addresses, behind both of which is a server of this kind.
+fn run_between(direct: &str, through: &str, kind: Kind, interpreter: &str, script: &str) {
     let mut command = Command::new(dependency(interpreter));
     command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script));
-    command.args([format!("redis://{}", direct.address()), format!("redis://{}", proxy.address())]);
+    command.args([direct, through].map(|address| format!("redis://{address}")));
     command.env("PYTHONDONTWRITEBYTECODE", "1").env("NODE_PATH", dependency("NODE_PATH"));
     let (status, output) = run_to_end(&mut command, SCRIPT_LIMIT);
     assert!(status.success(), "{script} on {}, {status}:\n{output}", kind.name());
     println!("{script} on {}:\n{output}", kind.name());
-    proxy.assert_running();
 }
 
 /// Runs `scenario` with the URL of a server and with that of a proxy before another, fresh, server.

@@ -11,7 +11,7 @@ use crate::buffer::CHUNK;
 use crate::client::clients::Env;
 use crate::client::refusal;
 use crate::client::transaction::{Block, Verdict};
-use crate::command::route::{Local, Manner, Route, Transaction};
+use crate::command::route::{Local, Route, Transaction};
 use crate::command::table;
 use crate::resp::build;
 use crate::resp::request::Args;
@@ -106,7 +106,7 @@ impl Session {
         if turn.env.dedicated && self.hold.is_none() {
             return self.exec_over_lasting_lease(frame, turn);
         }
-        let manner = Manner { slow: block.is_slow(), ..Manner::default() };
+        let manner = block.manner();
         let id = match self.connection_for(frame, manner, true, turn) {
             Ok(id) => id,
             Err(Step::Blocked) => return Step::Blocked,

@@ -34,6 +34,9 @@ use crate::upstream::connection::ClientKey;
 pub(super) struct Register {
     topics: [HashMap<Name, Audience>; 3],
     ledger: VecDeque<Due>,
+    /// Commands that were ever entered, and the number of the last that subscribes.
+    entered: u64,
+    last_subscription: u64,
     /// Bytes of all commands since the connection began.
     sent: u64,
     /// Topics that were left without hearers while the server sends them.
@@ -101,6 +104,16 @@ impl Register {
     /// Commands that are not answered.
     pub(super) fn due(&self) -> usize {
         self.ledger.len()
+    }
+
+    /// The number of the last command that subscribes.
+    pub(super) fn last_subscription(&self) -> u64 {
+        self.last_subscription
+    }
+
+    /// True if the command of this number is answered, or will never be.
+    pub(super) fn has_answered(&self, number: u64) -> bool {
+        self.entered - self.ledger.len() as u64 >= number
     }
 
     /// True if a topic is heard or asked for.
@@ -176,6 +189,10 @@ impl Register {
 
     fn enter(&mut self, command: Command, due: Due, len: usize) {
         self.sent += len as u64;
+        self.entered += 1;
+        if command == Command::Subscribe {
+            self.last_subscription = self.entered;
+        }
         self.ledger.push_back(Due { command, end: self.sent, ..due });
     }
 
@@ -345,7 +362,8 @@ impl Register {
 
     /// Nobody hears anything any more. Only after [`Register::lose`].
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        let Self { entered, last_subscription, .. } = *self;
+        *self = Self { entered, last_subscription, ..Self::default() };
     }
 
     /// Asks a new connection for everything that is heard, each topic by itself: one that is refused does no harm to the

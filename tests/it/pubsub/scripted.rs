@@ -355,3 +355,76 @@ fn ten_thousand_requests_in_one_write_are_answered_in_order() {
         assert_eq!(shown(&client.reply()), shown(expected.as_bytes()));
     }
 }
+
+/// A subscriber, a publisher and a neighbour, all in RESP3, and the connection that the last two share.
+fn stage_to_publish(upstream: &mut Scripted) -> (Proxy, [Client; 3], Line) {
+    let (proxy, subscriber) = stage(upstream, &[]);
+    let [publisher, mut neighbour] = [(); 2].map(|()| {
+        let mut client = proxy.connect();
+        client.hello3();
+        client
+    });
+    neighbour.send(&words("GET k"));
+    let mut lane = upstream.line(3);
+    lane.expect("GET k");
+    lane.say(b"_\r\n");
+    assert_eq!(neighbour.reply(), b"_\r\n");
+    (proxy, [subscriber, publisher, neighbour], lane)
+}
+
+/// Has one client publish and then another read; fails unless the first is behind the second.
+fn publish_too_early(publisher: &mut Client, neighbour: &mut Client, lane: &mut Line) {
+    publisher.send(&words("PUBLISH c text"));
+    neighbour.send(&words("GET k"));
+    lane.expect("GET k");
+    lane.say(b"_\r\n");
+    assert_eq!(neighbour.reply(), b"_\r\n");
+}
+
+fn expect_published(publisher: &mut Client, lane: &mut Line) {
+    lane.expect("PUBLISH c text");
+    lane.say(b":1\r\n");
+    assert_eq!(publisher.reply(), b":1\r\n");
+}
+
+#[test]
+fn what_is_published_waits_for_who_asked_to_subscribe_before() {
+    if is_direct() {
+        return;
+    }
+    let mut upstream = Scripted::start();
+    let (_proxy, [mut subscriber, mut publisher, mut neighbour], mut lane) = stage_to_publish(&mut upstream);
+    subscriber.send(&words("SUBSCRIBE c"));
+    let mut line = upstream.line(2);
+    line.expect("SUBSCRIBE c");
+    publish_too_early(&mut publisher, &mut neighbour, &mut lane);
+    line.say(ack("subscribe", "c", 1).as_bytes());
+    assert_eq!(shown(&subscriber.reply()), shown(&push(ack("subscribe", "c", 1).into_bytes())));
+    expect_published(&mut publisher, &mut lane);
+
+    // It does not wait for ever, whatever the server does not answer; also in a block.
+    subscriber.send(&words("SUBSCRIBE d"));
+    line.expect("SUBSCRIBE d");
+    publish_too_early(&mut publisher, &mut neighbour, &mut lane);
+    expect_published(&mut publisher, &mut lane);
+    publisher.send(&[words("MULTI"), words("PUBLISH c text"), words("EXEC")].concat());
+    neighbour.send(&words("GET k"));
+    for request in ["GET k", "MULTI", "PUBLISH c text", "EXEC"] {
+        lane.expect(request);
+    }
+}
+
+#[test]
+fn what_is_published_waits_while_the_connection_for_subscriptions_is_made() {
+    if is_direct() {
+        return;
+    }
+    let mut upstream = Scripted::start();
+    let (_proxy, [mut subscriber, mut publisher, mut neighbour], mut lane) = stage_to_publish(&mut upstream);
+    upstream.turn(Mood::Silent);
+    let dials = upstream.dials();
+    subscriber.send(&words("SUBSCRIBE c"));
+    wait_until("it is being made", PATIENCE, || upstream.dials() > dials);
+    publish_too_early(&mut publisher, &mut neighbour, &mut lane);
+    expect_published(&mut publisher, &mut lane);
+}
