@@ -12,7 +12,7 @@
 //! ```
 //!
 //! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it,
-//! `hold` the connection that it has for itself, `transaction` MULTI to EXEC, `subscriber` what is different for a client
+//! `hold` the connection that it has for itself, `retold` what that says of itself, `transaction` MULTI to EXEC, `subscriber` what is different for a client
 //! that subscribes, `administration` commands about other clients.
 //!
 //! Invariants: an idle session holds no buffer. A client has unanswered requests on one upstream connection at most; a
@@ -23,6 +23,7 @@ mod administration;
 mod hold;
 mod intake;
 mod output;
+mod retold;
 mod subscriber;
 mod transaction;
 
@@ -250,6 +251,7 @@ impl Session {
     /// Gives back everything the session holds.
     pub(super) fn release(&mut self, env: &mut Env) {
         self.out.clear(&mut env.pool);
+        self.hold.iter_mut().for_each(|hold| hold.forget_kept(env.pool.memory()));
         self.drop_input(env);
         self.drop_block(env);
         self.drop_subscriber(env);
@@ -319,6 +321,13 @@ impl Session {
                 return self.over_lease(name, frame, route, turn);
             }
         }
+        if self.state.tracking.is_some() && !matches!(route, Route::Local(_) | Route::Subscription(_) | Route::Refused)
+        {
+            return match self.track_again(frame, turn) {
+                Some(step) => step,
+                None => self.over_lease(name, frame, route, turn),
+            };
+        }
         self.without_lease(name, frame, route, turn)
     }
 
@@ -348,17 +357,7 @@ impl Session {
         let before = self.lane_key();
         let mut out = mem::take(&mut turn.env.reply);
         out.clear();
-        let subscribed_to = self.subscribed_to();
-        let (state, transport) = (&mut self.state, &self.transport);
-        let answer_env = local::Env {
-            password: turn.env.password.as_ref(),
-            identity: turn.upstream.shared().identity(),
-            database: turn.upstream.shared().default_database(),
-            alone: self.hold.is_some(),
-            subscribed_to,
-            addresses: &|| (transport.peer(), transport.local()),
-        };
-        let answer = local::answer(local, args, state, &answer_env, &mut out);
+        let answer = self.answer_here(local, args, turn.env, &mut out);
         let step = match answer {
             Answer::Forward if self.hold.is_some() => self.send_over_lease(frame, Manner::default(), None, turn),
             Answer::Forward => self.forward(frame, Manner::default(), turn),
@@ -391,6 +390,21 @@ impl Session {
             self.lane = turn.upstream.lane(self.lane_key());
         }
         step
+    }
+
+    /// Answers from what is known here, and notes what is set.
+    fn answer_here(&mut self, local: Local, args: Args<'_>, env: &Env, out: &mut Vec<u8>) -> Answer {
+        let subscribed_to = self.subscribed_to();
+        let (state, transport) = (&mut self.state, &self.transport);
+        let answer_env = local::Env {
+            password: env.password.as_ref(),
+            identity: env.upstream.identity(),
+            database: env.upstream.default_database(),
+            alone: self.hold.is_some(),
+            subscribed_to,
+            addresses: &|| (transport.peer(), transport.local()),
+        };
+        local::answer(local, args, state, &answer_env, out)
     }
 
     /// Changes the database. One that was not seen before is asked for upstream first: to be told `OK` and then be refused

@@ -284,6 +284,11 @@ impl Shared {
         locked(&self.lessees).get(&client).copied()
     }
 
+    /// The client that has this connection for itself.
+    pub(crate) fn client_of(&self, connection: u64) -> Option<u64> {
+        locked(&self.lessees).iter().find(|(_, known)| **known == connection).map(|(client, _)| *client)
+    }
+
     /// Ends a client's connection, whichever worker has it.
     pub(crate) fn kill_client(&self, client: u64) {
         self.broadcast(|| Event::Kill(client));

@@ -8,14 +8,20 @@
 //! A request that may wait for others, or whose effect shows only in its reply, goes *alone*: what comes behind it waits
 //! here until it is answered. The socket is read meanwhile, to notice that the client leaves.
 
+use std::mem;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::retold::Noted;
 use super::{Phase, Session, Step, Turn};
+use crate::buffer::Memory;
 use crate::client::clients::Env;
+use crate::client::ids;
+use crate::client::local;
 use crate::client::refusal;
 use crate::client::transaction::Block;
 use crate::command::blocking::{self, Timeout};
+use crate::command::keys::is;
 use crate::command::route::{self, Local, Manner, Route, Transaction};
 use crate::command::table;
 use crate::resp::build;
@@ -42,12 +48,19 @@ pub(super) struct Hold {
     pinned: bool,
     /// That is to be assumed until a reply says otherwise.
     presumed: bool,
-    /// Only the server knows its database and protocol.
-    unsure: bool,
+    /// Something is set there that is known here: nothing keeps it, but it is closed in the end.
+    stale: bool,
+    /// How many commands of the open MULTI are queued, and those of them that are about the client's own connection. The
+    /// same outside a MULTI for the request that goes alone.
+    queued: usize,
+    pub(super) noted: Vec<Noted>,
+    /// The beginning of the reply to them.
+    kept: Vec<u8>,
     /// The request under way goes alone.
     alone: Option<Alone>,
-    /// Everything that comes is for the client, whatever was asked.
+    /// Everything that comes is for the client, whatever was asked; until the server has done its RESET.
     streams: bool,
+    resetting: bool,
     /// What it waits for ends soon, as if its time were up, and is to be asked for again: this.
     again: Option<Vec<u8>>,
 }
@@ -63,12 +76,35 @@ enum Alone {
     Unknown,
     /// The connection becomes a stream, if the server agrees.
     Monitor,
+    /// Its reply is told in other words, or learnt from.
+    Retold,
+    /// Tracking is switched on again, of which the client hears nothing if it succeeds.
+    Rearming,
+}
+
+/// What becomes of a reply that came over a lease.
+pub(super) enum Heard {
+    /// The client gets it.
+    Reply,
+    /// It is kept until it is whole.
+    Part,
+    /// It is whole, and to be told in other words.
+    Whole(Vec<u8>),
+    /// This is to be asked again instead.
+    AskAgain(Vec<u8>),
+    /// The client cannot go on.
+    Fatal,
 }
 
 impl Hold {
     /// True if nothing keeps it but what is unanswered.
     fn is_over(&self) -> bool {
         !(self.watching || self.in_multi || self.pinned || self.presumed || self.streams)
+    }
+
+    /// True while it is not known whether another database or protocol is set there.
+    fn is_unsure(&self) -> bool {
+        self.alone == Some(Alone::Retold) && self.noted.iter().any(Noted::moves)
     }
 
     /// The next request goes alone.
@@ -79,9 +115,23 @@ impl Hold {
         self.presumed = alone == Alone::Unknown;
     }
 
-    /// Learns from a reply to the request that went alone. Returns what is to be asked again, instead of passing on the
-    /// reply.
-    pub(super) fn observe(&mut self, reply: &[u8]) -> Option<Vec<u8>> {
+    /// Learns from a reply, or from the next bytes of one. `queued`: to a request behind MULTI.
+    pub(super) fn hear(&mut self, reply: &[u8], complete: bool, queued: bool, memory: &Memory) -> Heard {
+        if self.alone == Some(Alone::Retold) {
+            let before = self.kept.capacity();
+            self.kept.extend_from_slice(reply);
+            if !complete {
+                memory.resized(before, self.kept.capacity());
+                return Heard::Part;
+            }
+            self.alone = None;
+            memory.resized(before, 0);
+            return Heard::Whole(mem::take(&mut self.kept));
+        }
+        if !complete {
+            return Heard::Reply;
+        }
+        self.queued += usize::from(queued && reply == b"+QUEUED\r\n");
         let again = self.again.take().filter(|_| [b"*-1\r\n".as_slice(), b"$-1\r\n", b"_\r\n"].contains(&reply));
         match self.alone.take() {
             Some(Alone::Unknown) => {
@@ -91,9 +141,26 @@ impl Hold {
                 self.presumed = false;
             }
             Some(Alone::Monitor) if reply.starts_with(b"-") => self.streams = false,
-            Some(Alone::Monitor | Alone::Blocking | Alone::Replication) | None => {}
+            Some(Alone::Rearming) if reply != b"+OK\r\n" => return Heard::Fatal,
+            Some(Alone::Monitor | Alone::Blocking | Alone::Replication | Alone::Retold | Alone::Rearming) | None => {}
         }
-        again
+        again.map_or(Heard::Reply, Heard::AskAgain)
+    }
+
+    /// No more of a reply will come.
+    pub(super) fn forget_kept(&mut self, memory: &Memory) {
+        memory.resized(mem::take(&mut self.kept).capacity(), 0);
+    }
+
+    /// Bytes of a reply that is kept until it is whole.
+    pub(super) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// A MULTI begins there, or is over.
+    fn begin_block(&mut self, in_multi: bool) {
+        (self.in_multi, self.queued) = (in_multi, 0);
+        self.noted.clear();
     }
 }
 
@@ -105,11 +172,20 @@ impl Session {
         }
         // It may have been answered here.
         self.hold.iter_mut().for_each(|hold| hold.alone = None);
+        if self.hold.as_ref().is_some_and(|hold| hold.stale) {
+            // What was learnt may be another database or protocol.
+            self.lane = upstream.lane(self.lane_key());
+        }
         if self.hold.as_ref().is_some_and(|hold| hold.is_over())
             && let Some(hold) = self.hold.take()
         {
             self.since = None;
-            upstream.give_back(hold.lease);
+            if hold.stale {
+                drop(hold);
+                upstream.bury();
+            } else {
+                upstream.give_back(hold.lease);
+            }
         }
     }
 
@@ -142,11 +218,17 @@ impl Session {
     }
 
     /// The connection is gone, and what was on it.
-    pub(in crate::client) fn bereave(&mut self) {
+    pub(in crate::client) fn bereave(&mut self, env: &mut Env) {
         let Some(hold) = self.hold.take() else { return };
-        if hold.streams || hold.unsure || self.phase != Phase::Serving {
-            // A stream cannot be continued honestly, nor can what is done in a database that only the server knew; and who
-            // leaves is told nothing more.
+        if hold.streams && self.phase == Phase::Serving {
+            // A stream cannot be continued honestly; what came of it is passed on.
+            self.phase = Phase::Finishing { linger: true };
+            self.wake();
+            return;
+        }
+        if hold.is_unsure() || self.phase != Phase::Serving || !self.loses_track(env) {
+            // What is done in a database that only the server knows cannot be continued either, and who leaves is told
+            // nothing more.
             self.kill();
             return;
         }
@@ -156,6 +238,41 @@ impl Session {
             self.block = Some(Box::new(Block::lost()));
         }
         self.wake();
+    }
+
+    /// Notes what the server was asked to tell of: it has said so.
+    pub(super) fn learn_tracking(&mut self, request: &[u8], reply: &[u8]) {
+        if reply == b"+OK\r\n" {
+            let is_on = Args::new(request).nth(2).is_some_and(|mode| is(mode, b"on"));
+            self.state.tracking = is_on.then(|| request.into());
+        }
+    }
+
+    /// Nobody tells its client any more of what it has read: it is to forget all of that. False if it cannot be told.
+    fn loses_track(&mut self, env: &mut Env) -> bool {
+        let Some(tracking) = &self.state.tracking else { return true };
+        if Args::new(tracking).any(|word| is(word, b"redirect")) {
+            // Somebody else is told, over another connection.
+            return false;
+        }
+        if self.state.protocol == Protocol::Resp3 {
+            self.out.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n", &mut env.pool);
+        }
+        true
+    }
+
+    /// Has the server tell a client again of what it will read, over a new lease, before it reads. Returns what became of its
+    /// request if that cannot be.
+    pub(super) fn track_again(&mut self, frame: &[u8], turn: &mut Turn<'_, '_>) -> Option<Step> {
+        let tracking = self.state.tracking.clone()?;
+        if let Err(step) = self.obtain_lease(Cause::ClientState, None, frame, None, turn) {
+            return Some(step);
+        }
+        let hold = self.hold.as_mut()?;
+        hold.pinned = true;
+        hold.learns(Alone::Rearming);
+        self.send_muted(&tracking, turn);
+        None
     }
 
     /// The client has sent its last byte. What waits for others is given up at once: a reply that does not exist yet is
@@ -223,9 +340,13 @@ impl Session {
                     in_multi: false,
                     pinned: false,
                     presumed: false,
-                    unsure: false,
+                    stale: false,
+                    queued: 0,
+                    noted: Vec::new(),
+                    kept: Vec::new(),
                     alone: None,
                     streams: false,
+                    resetting: false,
                     again: None,
                 }));
                 Ok(waited)
@@ -277,6 +398,13 @@ impl Session {
 
     /// A request of a client that holds a lease.
     pub(super) fn over_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        let mapped = match route {
+            Route::Leased(route::Cause::Administration | route::Cause::ClientState) => {
+                ids::for_server(frame, |id| turn.upstream.shared().connection_of(id))
+            }
+            _ => None,
+        };
+        let frame = mapped.as_deref().unwrap_or(frame);
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
         if self.replies.forwarded() > 0 && self.bound.is_some() {
             // A change of connection is a barrier.
@@ -288,6 +416,9 @@ impl Session {
         if self.replies.forwarded() > 0 && (hold.alone.is_some() || quits) {
             self.wake_at = Some(0);
             return self.stand_behind(turn);
+        }
+        if hold.streams {
+            return self.into_stream(frame, quits, route, turn);
         }
         if quits {
             self.hold = None;
@@ -301,42 +432,75 @@ impl Session {
         if !turn.upstream.lease_has_room(&hold.lease, self.key, turn.cx.waker()) {
             return self.stand_behind(turn);
         }
-        if hold.streams {
-            turn.upstream.send_into_stream(&hold.lease, frame);
-            return Step::Done;
-        }
         if hold.in_multi {
-            match route {
-                // Of these the server must not know: it is ours to judge, and to mute.
-                Route::Local(Local::Auth | Local::ClientReply) => return self.spoil_multi(turn),
-                // With arguments DISCARD is refused, and EXEC discards all the same.
-                Route::Transaction(Transaction::Discard) if !alone => {}
-                Route::Transaction(Transaction::Exec | Transaction::Discard) => {
-                    (hold.in_multi, hold.watching) = (false, false);
-                    self.state.unwatched = false;
-                }
-                Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => {
-                    if self.replies.forwarded() > 0 {
-                        self.wake_at = Some(0);
-                        return self.stand_behind(turn);
-                    }
-                    hold.learns(Alone::Unknown);
-                }
-                // Whether it will be in that database or protocol is not known here.
-                Route::Local(Local::Select | Local::Hello) => (hold.pinned, hold.unsure) = (true, true),
-                Route::Local(
-                    Local::Ping | Local::Echo | Local::ClientId | Local::ClientInfo | Local::ClientGetName,
-                ) => {}
-                Route::Local(_) | Route::Leased(route::Cause::ClientState) => hold.pinned = true,
-                Route::Subscription(_) => {
-                    hold.pinned = true;
-                    turn.upstream.open_stream(&hold.lease);
-                }
-                Route::Leased(_) | Route::Shared(_) | Route::Transaction(_) | Route::Refused => {}
-            }
-            return self.send_over_lease(frame, manner(route), None, turn);
+            return self.inside_multi(frame, route, turn);
         }
         self.outside_multi(name, frame, route, turn)
+    }
+
+    /// A request of a client that gets everything that comes: what it ends with comes in its place.
+    fn into_stream(&mut self, frame: &[u8], quits: bool, route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        let Some(hold) = self.hold.as_mut() else { return Step::Done };
+        if hold.resetting || !turn.upstream.lease_has_room(&hold.lease, self.key, turn.cx.waker()) {
+            return self.stand_behind(turn);
+        }
+        turn.upstream.send_into_stream(&hold.lease, frame);
+        if quits {
+            hold.resetting = true;
+            if route == Route::Local(Local::Quit) {
+                // The server closes, behind its last words.
+                turn.upstream.finish_lease(&hold.lease);
+            }
+        }
+        Step::Done
+    }
+
+    /// A request of a client whose MULTI is open at the server.
+    fn inside_multi(&mut self, frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        let Some(hold) = self.hold.as_mut() else { return Step::Done };
+        let ends = route == Route::Transaction(Transaction::Exec)
+            || (route == Route::Transaction(Transaction::Discard) && Args::new(frame).len() == 1);
+        let notes = Noted::is_wanted_inside(route, frame);
+        let is_unknown = matches!(route, Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand));
+        if (is_unknown || notes || (ends && !hold.noted.is_empty())) && self.replies.forwarded() > 0 {
+            self.wake_at = Some(0);
+            return self.stand_behind(turn);
+        }
+        if ends {
+            let retold = route == Route::Transaction(Transaction::Exec) && !hold.noted.is_empty();
+            let noted = mem::take(&mut hold.noted);
+            hold.begin_block(false);
+            if retold {
+                hold.noted = noted;
+                hold.learns(Alone::Retold);
+            }
+            hold.watching = false;
+            self.state.unwatched = false;
+            return self.send_over_lease(frame, manner(route), None, turn);
+        }
+        if is_unknown {
+            hold.learns(Alone::Unknown);
+        }
+        match route {
+            // Of this the server must not know: it is ours to mute.
+            Route::Local(Local::ClientReply) => return self.spoil_multi(turn),
+            Route::Local(Local::ClientNoEvict | Local::ClientNoTouch) | Route::Leased(route::Cause::ClientState) => {
+                hold.pinned = true;
+            }
+            Route::Subscription(_) => {
+                hold.pinned = true;
+                turn.upstream.open_stream(&hold.lease);
+            }
+            Route::Local(_) | Route::Leased(_) | Route::Shared(_) | Route::Transaction(_) | Route::Refused => {}
+        }
+        let mut sent = None;
+        if notes {
+            let place = Some(hold.queued);
+            hold.stale |= matches!(route, Route::Local(_));
+            hold.noted.push(Noted { place, route, request: frame.to_vec() });
+            sent = local::without_login(route, Args::new(frame), turn.env.password.as_ref());
+        }
+        self.send_over_lease(sent.as_deref().unwrap_or(frame), manner(route), None, turn)
     }
 
     /// A request of a client that holds a lease and has no MULTI open there.
@@ -350,7 +514,7 @@ impl Session {
             Route::Leased(route::Cause::Replication) => timeout.map(|_| Alone::Replication),
             Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => Some(Alone::Unknown),
             Route::Leased(route::Cause::Monitor) => Some(Alone::Monitor),
-            _ => None,
+            _ => Noted::is_wanted(route, frame).then_some(Alone::Retold),
         };
         if alone.is_some() && self.replies.forwarded() > 0 {
             self.wake_at = Some(0);
@@ -358,7 +522,16 @@ impl Session {
         }
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
         alone.into_iter().for_each(|alone| hold.learns(alone));
+        if alone == Some(Alone::Retold) {
+            hold.noted = vec![Noted { place: None, route, request: frame.to_vec() }];
+        }
         match route {
+            Route::Local(_) if alone == Some(Alone::Retold) => {}
+            Route::Local(_) if self.replies.forwarded() > 0 && self.state.tracking.is_some() => {
+                // What it is told of besides replies comes in its place.
+                self.wake_at = Some(0);
+                return self.stand_behind(turn);
+            }
             Route::Local(_) => return self.local_beside(frame, route, turn),
             Route::Subscription(_) | Route::Refused if self.replies.forwarded() > 0 => {
                 self.wake_at = Some(0);
@@ -370,7 +543,7 @@ impl Session {
                 hold.watching = false;
                 self.state.unwatched = false;
             }
-            Route::Transaction(Transaction::Multi) => hold.in_multi = true,
+            Route::Transaction(Transaction::Multi) => hold.begin_block(true),
             Route::Leased(route::Cause::Monitor) => {
                 turn.upstream.open_stream(&hold.lease);
             }
@@ -425,8 +598,8 @@ impl Session {
         }
         let Some(block) = self.block.take() else { return Step::Done };
         turn.env.pool.memory().resized(block.capacity(), 0);
+        self.hold.iter_mut().for_each(|hold| hold.begin_block(true));
         self.replay(block.replay(self.state.unwatched), turn);
-        self.hold.iter_mut().for_each(|hold| hold.in_multi = true);
         self.over_lease(name, frame, route, turn)
     }
 
@@ -445,7 +618,8 @@ impl Session {
     fn send_muted(&mut self, request: &[u8], turn: &mut Turn<'_, '_>) {
         let Some(hold) = &self.hold else { return };
         let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
-        let message = Message { client: self.key, traits: Traits::default().muted(true), since: None, after };
+        let traits = Traits::default().muted(true).queued(hold.in_multi);
+        let message = Message { client: self.key, traits, since: None, after };
         self.replies.forward();
         self.due = turn.upstream.send_leased(&hold.lease, message, None, request);
     }
@@ -488,6 +662,9 @@ impl Session {
         let before = self.lane_key();
         let step = self.local_of(route, frame, turn);
         let after = self.lane_key();
+        if let Some(hold) = &self.hold {
+            turn.upstream.name_lease(&hold.lease, &self.state.name);
+        }
         if after == before || matches!(step, Step::Blocked) {
             return step;
         }
@@ -498,7 +675,7 @@ impl Session {
         } else {
             inline::encode([b"SELECT".as_slice(), after.database.to_string().as_bytes()].into_iter(), &mut request);
         }
-        self.hold.iter_mut().for_each(|hold| hold.pinned = true);
+        self.hold.iter_mut().for_each(|hold| hold.stale = true);
         self.send_muted(&request, turn);
         step
     }
@@ -515,8 +692,24 @@ impl Session {
         if self.phase == Phase::Dead {
             return;
         }
+        let bytes = buffer.get(range.clone()).unwrap_or_default();
+        let is_map = matches!(bytes.first(), Some(b'%' | b'*'));
+        if complete && !self.half_delivered && is_map && self.hold.as_ref().is_some_and(|hold| hold.streams) {
+            let mut told = Vec::new();
+            ids::in_greeting(bytes, |id| env.upstream.client_of(id), &mut told);
+            self.spill(buffer, env);
+            self.out.push(&told, &mut env.pool);
+            return;
+        }
         self.append(false, buffer, range, env);
         self.half_delivered = !complete;
+        if let Some(hold) = self.hold.as_mut().filter(|hold| hold.resetting)
+            && bytes == b"+RESET\r\n"
+        {
+            (hold.streams, hold.resetting, hold.pinned, hold.stale) = (false, false, false, true);
+            self.state.reset(env.upstream.default_database(), env.password.is_none());
+            self.wake();
+        }
     }
 }
 
