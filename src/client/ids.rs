@@ -29,8 +29,8 @@ pub(super) fn for_server(request: &[u8], theirs: impl Fn(u64) -> Option<u64>) ->
 }
 
 /// Appends a reply about clients with our ids for the server's, where `ours` knows one: a number alone, the `id` or
-/// `redirect` of a map, or the lines of CLIENT LIST.
-pub(super) fn for_client(reply: &[u8], ours: impl Fn(u64) -> Option<u64>, out: &mut Vec<u8>) {
+/// `redirect` of a map, or the lines of CLIENT LIST. The line of the client itself is told with its `own` words, a line too.
+pub(super) fn for_client(reply: &[u8], ours: impl Fn(u64) -> Option<u64>, own: &[u8], out: &mut Vec<u8>) {
     match reply.first() {
         Some(b':') => match number(line(reply, 1)).and_then(ours) {
             Some(id) => build::integer(id, out),
@@ -40,51 +40,48 @@ pub(super) fn for_client(reply: &[u8], ours: impl Fn(u64) -> Option<u64>, out: &
             Some((text, is_verbatim)) => {
                 let mut lines = Vec::new();
                 for line in text.split_inclusive(|&byte| byte == b'\n') {
-                    retell(
-                        line,
-                        |name, value| match name {
-                            b"id" | b"redir" => number(value).and_then(&ours).map(|id| id.to_string().into_bytes()),
-                            _ => None,
-                        },
-                        &mut lines,
-                    );
+                    retell_line(line, &ours, own, &mut lines);
                 }
                 if is_verbatim { build::verbatim(&lines, out) } else { build::bulk(&lines, out) }
             }
             None => out.extend_from_slice(reply),
         },
-        _ => member(reply, &[b"$2\r\nid\r\n:", b"$8\r\nredirect\r\n:"], ours, out),
+        _ => in_map(reply, ours, out),
     }
 }
 
-/// The same for a reply of which not even the command is known: only that to HELLO is told from others.
-pub(super) fn in_greeting(reply: &[u8], ours: impl Fn(u64) -> Option<u64>, out: &mut Vec<u8>) {
-    member(reply, &[b"$2\r\nid\r\n:"], ours, out);
+/// The same for a reply of which not even the command is known: only maps are told from others.
+pub(super) fn in_map(reply: &[u8], ours: impl Fn(u64) -> Option<u64>, out: &mut Vec<u8>) {
+    member(reply, &[b"$2\r\nid\r\n:", b"$8\r\nredirect\r\n:"], ours, out);
 }
 
-/// What the server says of a client's connection, a line of fields, with our own words for those that are about the client.
-pub(super) fn own_line(reply: &[u8], own: &[u8], out: &mut Vec<u8>) {
-    let (Some((text, is_verbatim)), Some((own, _))) = (text(reply), text(own)) else {
-        return out.extend_from_slice(reply);
-    };
-    let field = |wanted: &[u8]| {
-        let mut fields = own.split(|&byte| matches!(byte, b' ' | b'\n'));
-        fields.find_map(|field| field.strip_prefix(wanted)?.strip_prefix(b"=")).map(<[u8]>::to_vec)
-    };
-    let mut line = Vec::new();
+/// Appends what the server says of a connection, with our ids, and with our own words for what is about the client itself.
+fn retell_line(line: &[u8], ours: impl Fn(u64) -> Option<u64>, own: &[u8], out: &mut Vec<u8>) {
+    let id = |value: &[u8]| number(value).and_then(&ours).map(|id| id.to_string().into_bytes());
+    let is_own = field(line, b"id").and_then(id).as_deref() == field(own, b"id");
     retell(
-        text,
+        line,
         |name, value| match name {
-            b"id" | b"addr" | b"laddr" | b"fd" | b"name" | b"age" | b"idle" | b"sub" | b"psub" | b"ssub" | b"user"
-            | b"lib-name" | b"lib-ver" => field(name),
-            b"flags" if field(b"flags").is_some_and(|flags| flags == b"P") && !value.contains(&b'P') => {
+            b"id" | b"redir" => id(value),
+            b"addr" | b"laddr" | b"fd" | b"name" | b"age" | b"idle" | b"sub" | b"psub" | b"ssub" | b"user"
+            | b"lib-name" | b"lib-ver"
+                if is_own =>
+            {
+                field(own, name).map(<[u8]>::to_vec)
+            }
+            b"flags" if is_own && field(own, b"flags") == Some(b"P") && !value.contains(&b'P') => {
                 Some([b"P", value.strip_prefix(b"N").unwrap_or(value)].concat())
             }
             _ => None,
         },
-        &mut line,
+        out,
     );
-    if is_verbatim { build::verbatim(&line, out) } else { build::bulk(&line, out) }
+}
+
+/// The value of a field of a line.
+fn field<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let mut fields = line.split(|&byte| matches!(byte, b' ' | b'\n'));
+    fields.find_map(|field| field.strip_prefix(name)?.strip_prefix(b"="))
 }
 
 /// Appends a line of fields, `name=value` each, with other values where `instead` has one.
@@ -147,7 +144,7 @@ mod tests {
 
     fn told(reply: &str) -> String {
         let mut out = Vec::new();
-        for_client(reply.as_bytes(), |id| (id == 7).then_some(OURS), &mut out);
+        for_client(reply.as_bytes(), |id| (id == 7).then_some(OURS), b"", &mut out);
         String::from_utf8(out).unwrap()
     }
 
@@ -183,8 +180,10 @@ mod tests {
     fn ones_own_line_is_the_servers_but_for_what_is_ones_own() {
         let line = |text: &str| format!("${}\r\n{text}\r\n", text.len()).into_bytes();
         let mut out = Vec::new();
-        let server = line("id=7 addr=x:1 name=lease flags=x db=3 sub=0 cmd=client|info\n");
-        own_line(&server, &line("id=9 addr=y:2 name=ann flags=P db=0 sub=2 cmd=no\n"), &mut out);
-        assert_eq!(out, line("id=9 addr=y:2 name=ann flags=Px db=3 sub=2 cmd=client|info\n"));
+        let lines = "id=7 addr=x:1 name=lease flags=x db=3 sub=0 cmd=client|info\nid=8 name=other flags=N\n";
+        let own = b"id=9 addr=y:2 name=ann flags=P db=0 sub=2 cmd=no\n";
+        for_client(&line(lines), |id| (id == 7).then_some(9), own, &mut out);
+        let told = "id=9 addr=y:2 name=ann flags=Px db=3 sub=2 cmd=client|info\nid=8 name=other flags=N\n";
+        assert_eq!(String::from_utf8_lossy(&out), String::from_utf8_lossy(&line(told)));
     }
 }

@@ -340,8 +340,16 @@ fn switch(mode: &[u8], env: &Env<'_>, out: &mut Vec<u8>) -> Answer {
     }
 }
 
-/// CLIENT INFO, in the form of the server at hand, and with what is true of a client of the proxy.
 fn info(state: &State, env: &Env<'_>, out: &mut Vec<u8>) {
+    let line = line(state, env);
+    match state.protocol {
+        Protocol::Resp2 => build::bulk(line.as_bytes(), out),
+        Protocol::Resp3 => build::verbatim(line.as_bytes(), out),
+    }
+}
+
+/// What CLIENT INFO says, in the form of the server at hand, and with what is true of a client of the proxy.
+pub(super) fn line(state: &State, env: &Env<'_>) -> String {
     let (peer, local) = (env.addresses)();
     let [channels, patterns, shards] = env.subscribed_to;
     let flags = if env.subscribed_to == [0; 3] { "N" } else { "P" };
@@ -373,8 +381,5 @@ fn info(state: &State, env: &Env<'_>, out: &mut Vec<u8>) {
     }
     line.push_str(of_valkey(" tot-net-in=0 tot-net-out=0 tot-cmds=0"));
     line.push('\n');
-    match state.protocol {
-        Protocol::Resp2 => build::bulk(line.as_bytes(), out),
-        Protocol::Resp3 => build::verbatim(line.as_bytes(), out),
-    }
+    line
 }

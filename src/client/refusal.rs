@@ -66,6 +66,9 @@ pub(super) fn while_subscribed(args: &Args<'_>, identity: &Identity, out: &mut V
         return build::error(unknown_subcommand(name, words.next().unwrap_or_default(), old), out);
     };
     let name = command.name;
+    if name == "exec" && !command.accepts(args.len()) {
+        return build::error(aborted(&wrong_arity(name)), out);
+    }
     if !command.accepts(args.len()) || (command.is_container() && args.len() == 1 && name != "command") {
         return build::error(format!("ERR wrong number of arguments for '{name}' command"), out);
     }

@@ -342,6 +342,7 @@ impl Session {
             Route::Transaction(which) => self.outside_block(which, frame, turn),
             Route::Leased(_) => self.over_new_lease(name, frame, route, turn),
             Route::Refused => self.answer_with(turn.env, |out| refusal::refuse(name, out)),
+            Route::Subscription(_) if self.begins_stream(route, frame) => self.over_new_lease(name, frame, route, turn),
             Route::Subscription(command) => self.subscription(command, frame, turn),
         }
     }
@@ -359,7 +360,7 @@ impl Session {
         out.clear();
         let answer = self.answer_here(local, args, turn.env, &mut out);
         let step = match answer {
-            Answer::Forward if self.hold.is_some() => self.send_over_lease(frame, Manner::default(), None, turn),
+            Answer::Forward if self.hold.is_some() => self.send_over_lease(frame, Route::Local(local), None, turn),
             Answer::Forward => self.forward(frame, Manner::default(), turn),
             Answer::Lease => {
                 let route = Route::Leased(Cause::ClientState);
@@ -395,16 +396,16 @@ impl Session {
     /// Answers from what is known here, and notes what is set.
     fn answer_here(&mut self, local: Local, args: Args<'_>, env: &Env, out: &mut Vec<u8>) -> Answer {
         let subscribed_to = self.subscribed_to();
-        let (state, transport) = (&mut self.state, &self.transport);
-        let answer_env = local::Env {
-            password: env.password.as_ref(),
-            identity: env.upstream.identity(),
-            database: env.upstream.default_database(),
-            alone: self.hold.is_some(),
-            subscribed_to,
-            addresses: &|| (transport.peer(), transport.local()),
-        };
-        local::answer(local, args, state, &answer_env, out)
+        let transport = &self.transport;
+        let addresses = || (transport.peer(), transport.local());
+        let answer_env = local_env(env, self.hold.is_some(), subscribed_to, &addresses);
+        local::answer(local, args, &mut self.state, &answer_env, out)
+    }
+
+    /// What CLIENT INFO says of it.
+    fn line(&self, env: &Env) -> String {
+        let addresses = || (self.transport.peer(), self.transport.local());
+        local::line(&self.state, &local_env(env, self.hold.is_some(), self.subscribed_to(), &addresses))
     }
 
     /// Changes the database. One that was not seen before is asked for upstream first: to be told `OK` and then be refused
@@ -596,4 +597,15 @@ impl Session {
             }
         }
     }
+}
+
+/// What a local answer needs to know.
+fn local_env<'a>(
+    env: &'a Env,
+    alone: bool,
+    subscribed_to: [usize; 3],
+    addresses: &'a dyn Fn() -> (String, String),
+) -> local::Env<'a> {
+    let (identity, database) = (env.upstream.identity(), env.upstream.default_database());
+    local::Env { password: env.password.as_ref(), identity, database, alone, subscribed_to, addresses }
 }

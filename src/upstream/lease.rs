@@ -159,6 +159,10 @@ impl Upstream {
         if self.leases.waiting.get(place).filter(has_slot).is_none() {
             return Leased::Wait { crowded: true };
         }
+        if want.on.is_some_and(|id| self.is_held(id)) {
+            // Another client has it meanwhile.
+            return Leased::Wait { crowded: true };
+        }
         let found = match want.on {
             Some(id) => self.promote(id),
             None => self.idle_lease(want.lane),
@@ -349,6 +353,13 @@ impl Upstream {
         debug_assert!(changes.is_empty(), "a lease carries no trials");
         // Whoever waits may dial now.
         self.wake_lessees();
+    }
+
+    /// Notes that the connection is of another lane now, and has another name: its client has said so to the server.
+    pub(crate) fn move_lease(&mut self, lease: &Lease, lane: LaneId, name: &[u8]) {
+        if let Some(entry) = self.entry(lease.id) {
+            (entry.lane, entry.name) = (lane, name.into());
+        }
     }
 
     /// Has the server call the connection what its client is called, or what it was called at first.
@@ -546,7 +557,7 @@ impl Upstream {
     }
 
     /// True if a client holds this connection.
-    pub(super) fn is_held(&self, id: ConnectionId) -> bool {
+    pub(crate) fn is_held(&self, id: ConnectionId) -> bool {
         self.connections.get(id.slot).is_some_and(|entry| entry.serial == id.serial && entry.holder.is_some())
     }
 

@@ -3,6 +3,7 @@
 
 mod blocking;
 mod replicas;
+mod tracking;
 mod watch;
 
 use crate::support::{Client, Kind, Proxy, Server, is_direct, others, wait_until};

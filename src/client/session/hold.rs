@@ -22,17 +22,23 @@ use crate::client::refusal;
 use crate::client::transaction::Block;
 use crate::command::blocking::{self, Timeout};
 use crate::command::keys::is;
-use crate::command::route::{self, Local, Manner, Route, Transaction};
+use crate::command::route::{self, Local, Manner, Route, Subscription, Transaction};
 use crate::command::table;
 use crate::resp::build;
 use crate::resp::inline;
 use crate::resp::request::{Args, Limits, RequestScanner};
 use crate::upstream::{
-    Cause, ConnectionId, Error, Failure, Lease, LeaseWant, Leased, Message, Outcome, Protocol, Traits, Upstream, Why,
+    Cause, ConnectionId, Error, Failure, LaneKey, Lease, LeaseWant, Leased, Message, Outcome, Protocol, Traits,
+    Upstream, Why,
 };
 
 /// How long a client waits for a lease, in ticks of 100 ms, unless its command says how long it is ready to wait.
 const PATIENCE: u32 = 10;
+
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
+/// The channel on which clients in RESP2 are told what to forget.
+const INVALIDATIONS: &[u8] = b"__redis__:invalidate";
 
 /// For ever, in ticks.
 const FOR_EVER: u32 = u32::MAX / 2;
@@ -48,8 +54,12 @@ pub(super) struct Hold {
     pinned: bool,
     /// That is to be assumed until a reply says otherwise.
     presumed: bool,
-    /// Something is set there that is known here: nothing keeps it, but it is closed in the end.
-    stale: bool,
+    /// Something is set there that nobody needs: nothing keeps it, but it is closed in the end.
+    pub(super) stale: bool,
+    /// It has another database, protocol or name than it had, which is known here.
+    pub(super) moved: bool,
+    /// What the client says next may be tracked, or not, by its last word.
+    caching: bool,
     /// How many commands of the open MULTI are queued, and those of them that are about the client's own connection. The
     /// same outside a MULTI for the request that goes alone.
     queued: usize,
@@ -59,7 +69,7 @@ pub(super) struct Hold {
     /// The request under way goes alone.
     alone: Option<Alone>,
     /// Everything that comes is for the client, whatever was asked; until the server has done its RESET.
-    streams: bool,
+    pub(super) streams: bool,
     resetting: bool,
     /// What it waits for ends soon, as if its time were up, and is to be asked for again: this.
     again: Option<Vec<u8>>,
@@ -172,9 +182,12 @@ impl Session {
         }
         // It may have been answered here.
         self.hold.iter_mut().for_each(|hold| hold.alone = None);
-        if self.hold.as_ref().is_some_and(|hold| hold.stale) {
-            // What was learnt may be another database or protocol.
-            self.lane = upstream.lane(self.lane_key());
+        if let Some(hold) = &mut self.hold
+            && (hold.stale || mem::take(&mut hold.moved))
+        {
+            let key = LaneKey { database: self.state.database, protocol: self.state.protocol };
+            self.lane = upstream.lane(key);
+            upstream.move_lease(&hold.lease, self.lane, &self.state.name);
         }
         if self.hold.as_ref().is_some_and(|hold| hold.is_over())
             && let Some(hold) = self.hold.take()
@@ -341,6 +354,8 @@ impl Session {
                     pinned: false,
                     presumed: false,
                     stale: false,
+                    moved: false,
+                    caching: false,
                     queued: 0,
                     noted: Vec::new(),
                     kept: Vec::new(),
@@ -352,11 +367,14 @@ impl Session {
                 Ok(waited)
             }
             Leased::Wait { crowded } => {
-                let limit = match timeout {
+                let own = match timeout {
                     Some(Timeout { length, .. }) => length.map_or(FOR_EVER, ticks),
                     None if crowded => PATIENCE,
                     None => turn.upstream.limit(),
                 };
+                // Another client may keep the one that it must be for as long as it likes.
+                let is_taken = on.is_some_and(|id| turn.upstream.is_held(id));
+                let limit = if is_taken { own.min(PATIENCE) } else { own };
                 if self.may_wait_for(limit, turn) {
                     // Whoever waits for others is gone at once; whoever leaves otherwise is answered first.
                     self.leasing = cause == Cause::Blocking;
@@ -365,7 +383,7 @@ impl Session {
                 turn.upstream.renounce(self.key);
                 (self.leasing, self.since) = (false, None);
                 let name = Args::new(frame).next().unwrap_or_default();
-                Err(self.gave_up(name, timeout, turn))
+                Err(self.gave_up(name, timeout.filter(|_| limit == own), turn))
             }
             Leased::Unavailable(error) => {
                 (self.leasing, self.since) = (false, None);
@@ -405,8 +423,9 @@ impl Session {
             _ => None,
         };
         let frame = mapped.as_deref().unwrap_or(frame);
+        let begins = self.begins_stream(route, frame);
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
-        if self.replies.forwarded() > 0 && self.bound.is_some() {
+        if self.replies.forwarded() > 0 && (self.bound.is_some() || (begins && !hold.in_multi)) {
             // A change of connection is a barrier.
             self.wake_at = Some(0);
             return self.stand_behind(turn);
@@ -416,6 +435,10 @@ impl Session {
         if self.replies.forwarded() > 0 && (hold.alone.is_some() || quits) {
             self.wake_at = Some(0);
             return self.stand_behind(turn);
+        }
+        if begins && !hold.in_multi {
+            hold.streams = true;
+            turn.upstream.open_stream(&hold.lease);
         }
         if hold.streams {
             return self.into_stream(frame, quits, route, turn);
@@ -436,6 +459,14 @@ impl Session {
             return self.inside_multi(frame, route, turn);
         }
         self.outside_multi(name, frame, route, turn)
+    }
+
+    /// True if a client asks to be told what another, whose CLIENT TRACKING is redirected to it, has to forget. The server
+    /// tells that to one connection, so it has to be the client's own.
+    pub(super) fn begins_stream(&self, route: Route, frame: &[u8]) -> bool {
+        matches!(route, Route::Subscription(Subscription::Subscribe))
+            && self.subscriber.is_none()
+            && Args::new(frame).skip(1).any(|channel| channel == INVALIDATIONS)
     }
 
     /// A request of a client that gets everything that comes: what it ends with comes in its place.
@@ -476,7 +507,7 @@ impl Session {
             }
             hold.watching = false;
             self.state.unwatched = false;
-            return self.send_over_lease(frame, manner(route), None, turn);
+            return self.send_over_lease(frame, route, None, turn);
         }
         if is_unknown {
             hold.learns(Alone::Unknown);
@@ -496,11 +527,10 @@ impl Session {
         let mut sent = None;
         if notes {
             let place = Some(hold.queued);
-            hold.stale |= matches!(route, Route::Local(_));
             hold.noted.push(Noted { place, route, request: frame.to_vec() });
             sent = local::without_login(route, Args::new(frame), turn.env.password.as_ref());
         }
-        self.send_over_lease(sent.as_deref().unwrap_or(frame), manner(route), None, turn)
+        self.send_over_lease(sent.as_deref().unwrap_or(frame), route, None, turn)
     }
 
     /// A request of a client that holds a lease and has no MULTI open there.
@@ -520,6 +550,7 @@ impl Session {
             self.wake_at = Some(0);
             return self.stand_behind(turn);
         }
+        let is_single = Args::new(frame).len() == 1;
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
         alone.into_iter().for_each(|alone| hold.learns(alone));
         if alone == Some(Alone::Retold) {
@@ -539,11 +570,11 @@ impl Session {
             }
             Route::Subscription(_) | Route::Refused => return self.without_lease(name, frame, route, turn),
             Route::Transaction(Transaction::Watch) => hold.watching = true,
-            Route::Transaction(Transaction::Unwatch) if Args::new(frame).len() == 1 => {
+            Route::Transaction(Transaction::Unwatch) if is_single => {
                 hold.watching = false;
                 self.state.unwatched = false;
             }
-            Route::Transaction(Transaction::Multi) => hold.begin_block(true),
+            Route::Transaction(Transaction::Multi) if is_single => hold.begin_block(true),
             Route::Leased(route::Cause::Monitor) => {
                 turn.upstream.open_stream(&hold.lease);
             }
@@ -555,11 +586,11 @@ impl Session {
                 | route::Cause::Unknown
                 | route::Cause::UnknownSubcommand,
             )
-            | Route::Transaction(Transaction::Discard | Transaction::Exec | Transaction::Unwatch)
+            | Route::Transaction(_)
             | Route::Shared(_) => {}
         }
         let timeout = timeout.map(|timeout| timeout.length.map(ticks));
-        self.send_over_lease(frame, manner(route), timeout, turn)
+        self.send_over_lease(frame, route, timeout, turn)
     }
 
     /// Waits for what is before it on the same connection, for as long as that takes.
@@ -637,12 +668,15 @@ impl Session {
     pub(super) fn send_over_lease(
         &mut self,
         frame: &[u8],
-        manner: Manner,
+        route: Route,
         timeout: Option<Option<u32>>,
         turn: &mut Turn<'_, '_>,
     ) -> Step {
-        let Some(hold) = &self.hold else { return Step::Done };
-        if !manner.repeatable {
+        let Some(hold) = &mut self.hold else { return Step::Done };
+        let manner = manner(route);
+        hold.caching = route == Route::Leased(route::Cause::ClientState)
+            && Args::new(frame).nth(1).is_some_and(|subcommand| is(subcommand, b"caching"));
+        if may_write(route) {
             self.wrote = Some(hold.lease.id());
         }
         let traits = Traits::new(manner.slow, manner.repeatable && !hold.in_multi, manner.script)
@@ -659,6 +693,12 @@ impl Session {
 
     /// What concerns the client's own connection is answered here as ever, and set on the leased one too.
     fn local_beside(&mut self, frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        if self.hold.as_ref().is_some_and(|hold| hold.caching) && !is_about_client(route) {
+            // It is this that the client's last word is about.
+            self.send_muted(PING, turn);
+            self.hold.iter_mut().for_each(|hold| hold.caching = false);
+            return self.stand_behind(turn);
+        }
         let before = self.lane_key();
         let step = self.local_of(route, frame, turn);
         let after = self.lane_key();
@@ -696,7 +736,7 @@ impl Session {
         let is_map = matches!(bytes.first(), Some(b'%' | b'*'));
         if complete && !self.half_delivered && is_map && self.hold.as_ref().is_some_and(|hold| hold.streams) {
             let mut told = Vec::new();
-            ids::in_greeting(bytes, |id| env.upstream.client_of(id), &mut told);
+            ids::in_map(bytes, |id| env.upstream.client_of(id), &mut told);
             self.spill(buffer, env);
             self.out.push(&told, &mut env.pool);
             return;
@@ -726,6 +766,29 @@ fn cause_of(route: Route) -> Cause {
         | Route::Shared(_)
         | Route::Subscription(_)
         | Route::Refused => Cause::ClientState,
+    }
+}
+
+/// Whether it is a subcommand of CLIENT.
+fn is_about_client(route: Route) -> bool {
+    match route {
+        Route::Local(local) => !matches!(
+            local,
+            Local::Auth | Local::Echo | Local::Hello | Local::Ping | Local::Quit | Local::Reset | Local::Select
+        ),
+        _ => false,
+    }
+}
+
+/// Whether it may have changed data, so that a WAIT of its client is about it.
+fn may_write(route: Route) -> bool {
+    match route {
+        Route::Shared(manner) => !manner.repeatable,
+        Route::Transaction(which) => which == Transaction::Exec,
+        Route::Leased(cause) => {
+            matches!(cause, route::Cause::Blocking | route::Cause::Unknown | route::Cause::UnknownSubcommand)
+        }
+        Route::Local(_) | Route::Subscription(_) | Route::Refused => false,
     }
 }
 

@@ -11,7 +11,7 @@ use crate::client::clients::Env;
 use crate::client::ids;
 use crate::client::local::Answer;
 use crate::command::keys::is;
-use crate::command::route::{Cause, Local, Route};
+use crate::command::route::{Cause, Local, Route, Subscription};
 use crate::resp::build;
 use crate::resp::reply::{Advance, ReplyScanner};
 use crate::resp::request::Args;
@@ -56,6 +56,9 @@ impl Noted {
             Route::Leased(Cause::Administration) => {
                 Self::is_wanted(route, request) || Args::new(request).nth(1).is_some_and(|word| is(word, b"kill"))
             }
+            Route::Subscription(which) => {
+                matches!(which, Subscription::Subscribe | Subscription::Psubscribe | Subscription::Ssubscribe)
+            }
             _ => Self::is_wanted(route, request),
         }
     }
@@ -99,20 +102,13 @@ impl Session {
             return out.extend_from_slice(reply);
         }
         match noted.route {
-            Route::Local(Local::ClientInfo) => {
-                let mut own = Vec::new();
-                self.answer_here(Local::ClientInfo, Args::new(&noted.request), env, &mut own);
-                ids::own_line(reply, &own, out);
+            Route::Local(Local::ClientInfo) => self.tell_of_clients(reply, env, out),
+            Route::Local(local) => self.learn(local, noted, reply, env, out),
+            Route::Subscription(_) => {
+                // Messages come between replies from now on.
+                self.hold.iter_mut().for_each(|hold| hold.streams = true);
+                out.extend_from_slice(reply);
             }
-            Route::Local(local) => match self.answer_here(local, Args::new(&noted.request), env, out) {
-                Answer::Select(database) => {
-                    self.state.database = database;
-                    out.extend_from_slice(reply);
-                }
-                // The server has taken what we would not judge.
-                Answer::Forward | Answer::Lease => out.extend_from_slice(reply),
-                Answer::Reply | Answer::Shown | Answer::Silent | Answer::Quit => {}
-            },
             Route::Leased(Cause::ClientState) => {
                 self.learn_tracking(&noted.request, reply);
                 out.extend_from_slice(reply);
@@ -122,9 +118,37 @@ impl Session {
                     build::integer(u64::from(kill.counts), out);
                     self.carry_out(&kill, env);
                 }
-                None => ids::for_client(reply, |id| env.upstream.client_of(id), out),
+                None => self.tell_of_clients(reply, env, out),
             },
         }
+    }
+
+    /// The server has done what the client queued about its own connection: it is done here too, and answered.
+    fn learn(&mut self, local: Local, noted: &Noted, reply: &[u8], env: &Env, out: &mut Vec<u8>) {
+        let start = out.len();
+        match self.answer_here(local, Args::new(&noted.request), env, out) {
+            Answer::Select(database) => {
+                self.state.database = database;
+                out.extend_from_slice(reply);
+            }
+            // The server has taken what we would not judge.
+            Answer::Forward | Answer::Lease => out.extend_from_slice(reply),
+            Answer::Reply | Answer::Shown | Answer::Silent | Answer::Quit => {}
+        }
+        let refused = out.get(start) == Some(&b'-');
+        if refused && local == Local::Hello && !reply.starts_with(b"+") {
+            // It speaks one protocol there and another one here.
+            self.kill();
+        }
+        let Some(hold) = &mut self.hold else { return };
+        hold.stale |= refused || local == Local::ClientSetInfo;
+        hold.moved |= matches!(local, Local::Select | Local::Hello | Local::ClientSetName);
+    }
+
+    /// Appends a reply about clients.
+    fn tell_of_clients(&mut self, reply: &[u8], env: &Env, out: &mut Vec<u8>) {
+        let own = self.line(env);
+        ids::for_client(reply, |id| env.upstream.client_of(id), own.as_bytes(), out);
     }
 
     /// Takes the whole reply to what was noted, and says it in the client's terms.
