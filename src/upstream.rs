@@ -112,6 +112,8 @@ pub(crate) enum Event {
     Renew,
     /// The client of this id is to be disconnected.
     Kill(u64),
+    /// The client of this id, which waits for a lease to block on, is to wait no more, and to hear an error or not.
+    Unblock(u64, bool),
 }
 
 /// The answer to [`Upstream::reserve`].
@@ -591,6 +593,7 @@ impl Upstream {
             Event::Prove => self.prove(),
             Event::Renew => self.renew(),
             Event::Kill(client) => clients.kill(client),
+            Event::Unblock(client, with_error) => clients.unblock(client, with_error),
         }
         None
     }

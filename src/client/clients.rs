@@ -324,6 +324,11 @@ impl Replies for Clients {
         sessions.find(|session| session.id() == client).into_iter().for_each(|session| session.kill());
     }
 
+    fn unblock(&mut self, client: u64, with_error: bool) {
+        let mut sessions = self.sessions.iter_mut().map(|(_, session)| session);
+        sessions.find(|session| session.id() == client).into_iter().for_each(|session| session.unblock(with_error));
+    }
+
     fn bereave(&mut self, client: ClientKey) {
         if let Some(session) = find(&mut self.sessions, client) {
             session.bereave(&mut self.env);

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it,
-//! `hold` the connection that it has for itself, `retold` what that says of itself, `transaction` MULTI to EXEC, `subscriber` what is different for a client
+//! `hold` the connection that it has for itself, `retold` what that says of itself, `tracking` what it is told to forget, `transaction` MULTI to EXEC, `subscriber` what is different for a client
 //! that subscribes, `administration` commands about other clients.
 //!
 //! Invariants: an idle session holds no buffer. A client has unanswered requests on one upstream connection at most; a
@@ -25,6 +25,7 @@ mod intake;
 mod output;
 mod retold;
 mod subscriber;
+mod tracking;
 mod transaction;
 
 use std::mem;
@@ -124,8 +125,9 @@ pub(super) struct Session {
     blocked: bool,
     /// The connection that it has for itself.
     hold: Option<Box<Hold>>,
-    /// It waits for one.
+    /// It waits for one, and somebody ends that: with an error, or without.
     leasing: bool,
+    unblocked: Option<bool>,
     /// Where it last sent something that may have written.
     wrote: Option<ConnectionId>,
     /// It gets the error while Redis cannot be asked, and never an empty answer.
@@ -182,6 +184,7 @@ impl Session {
             blocked: false,
             hold: None,
             leasing: false,
+            unblocked: None,
             wrote: None,
             strict,
             scanner: RequestScanner::default(),
@@ -577,7 +580,7 @@ impl Session {
     fn finish(&mut self, cx: &mut Context<'_>, env: &mut Env) {
         if let Phase::Finishing { linger } = self.phase {
             self.drop_input(env);
-            if self.replies.outstanding() > 0 || self.awaits_verdict() {
+            if self.replies.outstanding() > 0 || self.awaits_verdict() || self.is_streaming() {
                 self.wake_at = Some(0);
                 return;
             }

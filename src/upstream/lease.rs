@@ -100,6 +100,27 @@ struct Waiter {
     want: LeaseWant,
     waker: Waker,
     turn: Turn,
+    /// Others find it by this if it is to block.
+    _note: Option<Note>,
+}
+
+/// The note of a client that waits.
+struct Note {
+    shared: Arc<Shared>,
+    name: u64,
+}
+
+impl Note {
+    fn new(shared: Arc<Shared>, name: u64) -> Self {
+        shared.note_queued(name, true);
+        Self { shared, name }
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        self.shared.note_queued(self.name, false);
+    }
 }
 
 /// Whether a client that waits may have a lease as soon as there is a connection.
@@ -224,7 +245,8 @@ impl Upstream {
                 Turn::Queued { _ticket: self.shared.quota.wait(want.cause, deliver)? }
             }
         };
-        self.leases.waiting.push(Waiter { want, waker: waker.clone(), turn });
+        let note = want.cause.blocks().then(|| Note::new(Arc::clone(&self.shared), want.name));
+        self.leases.waiting.push(Waiter { want, waker: waker.clone(), turn, _note: note });
         Some(self.leases.waiting.len() - 1)
     }
 

@@ -38,8 +38,9 @@ const COVERED: &[&str] = &[
     "connection,leaving,name,reply,script,unknown,wrong",
     "leaving,multi,script,unknown,watch,wrong",
     "connection,leaving,name,pubsub,reply,script,wrong",
-    "blocking,connection,leaving,multi,script,wait",
-    "connection,leaving,moved,multi,name,pubsub,unknown,watch,wrong",
+    "blocking,connection,leaving,multi,name,script,unknown,wrong",
+    "connection,leaving,moved,multi,name,unknown,watch,wrong",
+    "connection,leaving,multi,name,script,wait,wrong",
     "broadcast,connection,moved,multi,redirect,script,state,tracking,watch",
     "connection,info,kill,leaving,monitor,moved,multi,name,state,wait",
 ];

@@ -1,7 +1,7 @@
-//! CLIENT KILL of the proxy's own clients, which know each other by ids of ours.
+//! CLIENT KILL of the proxy's own clients, which know each other by ids of ours, and CLIENT UNBLOCK of one that waits here.
 //!
-//! The server knows none of these ids, so it is not asked. Everything else that the command can name is the server's, and
-//! goes there as it is.
+//! The server knows none of these clients, so it is not asked. Everything else that the commands can name is the server's, and
+//! goes there.
 
 use std::time::Duration;
 
@@ -31,6 +31,13 @@ impl Session {
             let step = self.answer_with(turn.env, |out| build::integer(u64::from(kill.counts), out));
             self.carry_out(&kill, turn.env);
             return step;
+        }
+        if name.eq_ignore_ascii_case(b"client")
+            && !self.is_queueing()
+            && let Some((id, with_error)) = unblocked_by(frame)
+            && turn.upstream.shared().unblock(id, with_error)
+        {
+            return self.answer_with(turn.env, |out| build::integer(1, out));
         }
         self.over_hold_or_not(name, frame, route, turn)
     }
@@ -79,4 +86,17 @@ impl Session {
             env.upstream.kill_client(kill.id);
         }
     }
+}
+
+/// Whose wait this CLIENT UNBLOCK ends, and whether with an error.
+fn unblocked_by(frame: &[u8]) -> Option<(u64, bool)> {
+    let mut words = Args::new(frame).skip(1);
+    words.next().filter(|subcommand| is(subcommand, b"unblock"))?;
+    let id = ids::number(words.next()?)?;
+    let with_error = match words.next() {
+        None => false,
+        Some(how) if is(how, b"timeout") || is(how, b"error") => is(how, b"error"),
+        Some(_) => return None,
+    };
+    words.next().is_none().then_some((id, with_error))
 }

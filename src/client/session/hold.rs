@@ -107,6 +107,26 @@ pub(super) enum Heard {
 }
 
 impl Hold {
+    fn of(lease: Lease) -> Self {
+        Self {
+            lease,
+            watching: false,
+            in_multi: false,
+            pinned: false,
+            presumed: false,
+            stale: false,
+            moved: false,
+            caching: false,
+            queued: 0,
+            noted: Vec::new(),
+            kept: Vec::new(),
+            alone: None,
+            streams: false,
+            resetting: false,
+            again: None,
+        }
+    }
+
     /// True if nothing keeps it but what is unanswered.
     fn is_over(&self) -> bool {
         !(self.watching || self.in_multi || self.pinned || self.presumed || self.streams)
@@ -157,6 +177,12 @@ impl Hold {
         again.map_or(Heard::Reply, Heard::AskAgain)
     }
 
+    /// It is kept for what its client is told of, which is asked for again.
+    pub(super) fn rearms(&mut self) {
+        self.pinned = true;
+        self.learns(Alone::Rearming);
+    }
+
     /// No more of a reply will come.
     pub(super) fn forget_kept(&mut self, memory: &Memory) {
         memory.resized(mem::take(&mut self.kept).capacity(), 0);
@@ -202,6 +228,30 @@ impl Session {
         }
     }
 
+    /// True while it gets everything that comes over its connection.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.streams)
+    }
+
+    /// Somebody ends its wait for others, with an error or as if its time were up; it waits for a lease still.
+    pub(in crate::client) fn unblock(&mut self, with_error: bool) {
+        // If it has come by one in this moment, that is as if it had been served.
+        if self.leasing {
+            self.unblocked = Some(with_error);
+            self.wake();
+        }
+    }
+
+    /// Waits no more for a lease, because somebody has said so.
+    fn give_up_waiting(&mut self, with_error: bool, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
+        turn.upstream.renounce(self.key);
+        (self.leasing, self.since) = (false, None);
+        if with_error {
+            return self.answer_with(turn.env, |out| build::error(refusal::UNBLOCKED, out));
+        }
+        self.nobody_came(Args::new(frame).next().unwrap_or_default(), turn.env)
+    }
+
     /// True while a MULTI of its is open at the server.
     pub(super) fn is_queueing(&self) -> bool {
         self.hold.as_ref().is_some_and(|hold| hold.in_multi)
@@ -233,9 +283,11 @@ impl Session {
     /// The connection is gone, and what was on it.
     pub(in crate::client) fn bereave(&mut self, env: &mut Env) {
         let Some(hold) = self.hold.take() else { return };
-        if hold.streams && self.phase == Phase::Serving {
+        if hold.streams {
             // A stream cannot be continued honestly; what came of it is passed on.
-            self.phase = Phase::Finishing { linger: true };
+            if self.phase == Phase::Serving {
+                self.phase = Phase::Finishing { linger: true };
+            }
             self.wake();
             return;
         }
@@ -251,41 +303,6 @@ impl Session {
             self.block = Some(Box::new(Block::lost()));
         }
         self.wake();
-    }
-
-    /// Notes what the server was asked to tell of: it has said so.
-    pub(super) fn learn_tracking(&mut self, request: &[u8], reply: &[u8]) {
-        if reply == b"+OK\r\n" {
-            let is_on = Args::new(request).nth(2).is_some_and(|mode| is(mode, b"on"));
-            self.state.tracking = is_on.then(|| request.into());
-        }
-    }
-
-    /// Nobody tells its client any more of what it has read: it is to forget all of that. False if it cannot be told.
-    fn loses_track(&mut self, env: &mut Env) -> bool {
-        let Some(tracking) = &self.state.tracking else { return true };
-        if Args::new(tracking).any(|word| is(word, b"redirect")) {
-            // Somebody else is told, over another connection.
-            return false;
-        }
-        if self.state.protocol == Protocol::Resp3 {
-            self.out.push(b">2\r\n$10\r\ninvalidate\r\n_\r\n", &mut env.pool);
-        }
-        true
-    }
-
-    /// Has the server tell a client again of what it will read, over a new lease, before it reads. Returns what became of its
-    /// request if that cannot be.
-    pub(super) fn track_again(&mut self, frame: &[u8], turn: &mut Turn<'_, '_>) -> Option<Step> {
-        let tracking = self.state.tracking.clone()?;
-        if let Err(step) = self.obtain_lease(Cause::ClientState, None, frame, None, turn) {
-            return Some(step);
-        }
-        let hold = self.hold.as_mut()?;
-        hold.pinned = true;
-        hold.learns(Alone::Rearming);
-        self.send_muted(&tracking, turn);
-        None
     }
 
     /// The client has sent its last byte. What waits for others is given up at once: a reply that does not exist yet is
@@ -325,7 +342,7 @@ impl Session {
 
     /// Sees to it that the client holds a lease; returns how long it has waited for it, in ticks, or what became of its
     /// request.
-    fn obtain_lease(
+    pub(super) fn obtain_lease(
         &mut self,
         cause: Cause,
         on: Option<ConnectionId>,
@@ -338,6 +355,9 @@ impl Session {
             self.wake_at = Some(0);
             return Err(if self.may_wait(turn) { Step::Blocked } else { self.unavailable(&[], &Error::Overdue, turn) });
         }
+        if let Some(with_error) = self.unblocked.take().filter(|_| self.leasing) {
+            return Err(self.give_up_waiting(with_error, frame, turn));
+        }
         let waited = self.since.map_or(0, |since| turn.upstream.ticks().saturating_sub(since));
         let want = LeaseWant { client: self.key, name: self.state.id, lane: self.lane, cause, on };
         match turn.upstream.lease(want, turn.cx.waker()) {
@@ -347,23 +367,7 @@ impl Session {
                     turn.upstream.leave(id);
                 }
                 turn.upstream.name_lease(&lease, &self.state.name);
-                self.hold = Some(Box::new(Hold {
-                    lease,
-                    watching: false,
-                    in_multi: false,
-                    pinned: false,
-                    presumed: false,
-                    stale: false,
-                    moved: false,
-                    caching: false,
-                    queued: 0,
-                    noted: Vec::new(),
-                    kept: Vec::new(),
-                    alone: None,
-                    streams: false,
-                    resetting: false,
-                    again: None,
-                }));
+                self.hold = Some(Box::new(Hold::of(lease)));
                 Ok(waited)
             }
             Leased::Wait { crowded } => {
@@ -403,10 +407,14 @@ impl Session {
         if timeout.is_none() {
             return self.unavailable(&[], &Error::NoLease, turn);
         }
-        // As if nobody had served it in its own time.
+        self.nobody_came(name, turn.env)
+    }
+
+    /// The answer to a command that nobody has served in its own time.
+    fn nobody_came(&mut self, name: &[u8], env: &mut Env) -> Step {
         let resp3 = self.state.protocol == Protocol::Resp3;
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-        self.answer_with(turn.env, |out| match () {
+        self.answer_with(env, |out| match () {
             () if is("blmove") || is("brpoplpush") => build::nil(resp3, out),
             () if is("wait") => build::integer(0, out),
             () if is("waitaof") => out.extend_from_slice(b"*2\r\n:0\r\n:0\r\n"),
@@ -441,7 +449,7 @@ impl Session {
             turn.upstream.open_stream(&hold.lease);
         }
         if hold.streams {
-            return self.into_stream(frame, quits, route, turn);
+            return self.send_in_stream(frame, quits, route, turn);
         }
         if quits {
             self.hold = None;
@@ -470,7 +478,7 @@ impl Session {
     }
 
     /// A request of a client that gets everything that comes: what it ends with comes in its place.
-    fn into_stream(&mut self, frame: &[u8], quits: bool, route: Route, turn: &mut Turn<'_, '_>) -> Step {
+    fn send_in_stream(&mut self, frame: &[u8], quits: bool, route: Route, turn: &mut Turn<'_, '_>) -> Step {
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
         if hold.resetting || !turn.upstream.lease_has_room(&hold.lease, self.key, turn.cx.waker()) {
             return self.stand_behind(turn);
@@ -515,6 +523,8 @@ impl Session {
         match route {
             // Of this the server must not know: it is ours to mute.
             Route::Local(Local::ClientReply) => return self.spoil_multi(turn),
+            // Redis would answer in the midst of its reply to EXEC.
+            Route::Subscription(_) if self.state.protocol == Protocol::Resp3 => return self.spoil_multi(turn),
             Route::Local(Local::ClientNoEvict | Local::ClientNoTouch) | Route::Leased(route::Cause::ClientState) => {
                 hold.pinned = true;
             }
@@ -573,6 +583,11 @@ impl Session {
             Route::Transaction(Transaction::Unwatch) if is_single => {
                 hold.watching = false;
                 self.state.unwatched = false;
+            }
+            Route::Transaction(Transaction::Multi) if is_single && self.replies.forwarded() > 0 => {
+                // What it queues is counted by the replies.
+                self.wake_at = Some(0);
+                return self.stand_behind(turn);
             }
             Route::Transaction(Transaction::Multi) if is_single => hold.begin_block(true),
             Route::Leased(route::Cause::Monitor) => {
@@ -646,7 +661,7 @@ impl Session {
     }
 
     /// Sends a request over the lease that is held whose reply is not for the client.
-    fn send_muted(&mut self, request: &[u8], turn: &mut Turn<'_, '_>) {
+    pub(super) fn send_muted(&mut self, request: &[u8], turn: &mut Turn<'_, '_>) {
         let Some(hold) = &self.hold else { return };
         let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
         let traits = Traits::default().muted(true).queued(hold.in_multi);

@@ -72,7 +72,7 @@ impl Noted {
 impl Session {
     /// Appends a whole reply as the client is to see it: the reply to `noted`, or to an EXEC of a block of which they were
     /// part.
-    pub(super) fn retell(&mut self, noted: Vec<Noted>, reply: &[u8], env: &mut Env) -> Vec<u8> {
+    pub(super) fn retell(&mut self, noted: Vec<Noted>, reply: &[u8], env: &Env) -> Vec<u8> {
         let mut out = Vec::new();
         if let [Noted { place: None, .. }] = noted.as_slice() {
             noted.iter().for_each(|noted| self.retell_one(noted, reply, env, &mut out));
@@ -97,7 +97,7 @@ impl Session {
         out
     }
 
-    fn retell_one(&mut self, noted: &Noted, reply: &[u8], env: &mut Env, out: &mut Vec<u8>) {
+    fn retell_one(&mut self, noted: &Noted, reply: &[u8], env: &Env, out: &mut Vec<u8>) {
         if reply.starts_with(b"-") {
             return out.extend_from_slice(reply);
         }
@@ -146,7 +146,7 @@ impl Session {
     }
 
     /// Appends a reply about clients.
-    fn tell_of_clients(&mut self, reply: &[u8], env: &Env, out: &mut Vec<u8>) {
+    fn tell_of_clients(&self, reply: &[u8], env: &Env, out: &mut Vec<u8>) {
         let own = self.line(env);
         ids::for_client(reply, |id| env.upstream.client_of(id), own.as_bytes(), out);
     }

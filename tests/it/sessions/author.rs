@@ -14,10 +14,12 @@ const APART: [&str; 1] = ["broadcast"];
 /// Groups that are not used together, and which of the two gives way.
 /// (Of a block in which CLIENT REPLY stands, Redis writes a part of the reply.)
 /// (WAIT is about the connection that its client wrote to last, which another may have meanwhile if it was not a lane's.)
-const NOT_TOGETHER: [(&str, &str); 7] = [
+/// (In a block that subscribes, Redis answers a client in RESP3 within its reply to EXEC.)
+const NOT_TOGETHER: [(&str, &str); 8] = [
     ("broadcast", "reply"),
     ("redirect", LEAVING),
     (MOVED, "reply"),
+    (MOVED, "pubsub"),
     ("blocking", "wait"),
     (MOVED, "wait"),
     ("unknown", "wait"),
@@ -366,7 +368,8 @@ impl<'a> Author<'a> {
     }
 }
 
-fn may_block(command: &str) -> bool {
+/// Whether a command may block.
+pub fn may_block(command: &str) -> bool {
     let reads = ["XREAD", "XREADGROUP"].iter().any(|name| begins_with(command, name));
     reads && command.contains(" BLOCK ")
         || ["BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP"]

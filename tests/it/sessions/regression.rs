@@ -24,6 +24,8 @@ const FOUND: &[(&str, &str)] = &[
     ("ended a client of another type", "1: CLIENT ID | 2: CLIENT KILL ID {id1} TYPE PUBSUB | 1: PING"),
     ("let WAIT look for a connection that had written nothing", "1: WAIT 0 10 | 2: WATCH s1 | 1: WAIT 0 0"),
     ("forgot that a block has subscribed", "1: MULTI; SUBSCRIBE b; EXEC | 1: PSUBSCRIBE a | 1: PING; GET s1"),
+    ("lost the last answer of a stream", "1: MULTI; SUBSCRIBE b; EXEC | 1 finishes: UNSUBSCRIBE b"),
+    ("counted what another block had queued", "1: WATCH s1; MULTI; GET s1; EXEC; MULTI; CLIENT ID; GET s1; EXEC"),
     ("took EXEC of a subscriber for any command", "1: SUBSCRIBE a | 1: EXEC x"),
     ("told of itself in the form of another version", "1: CLIENT INFO; MULTI; CLIENT INFO; EXEC; CLIENT LIST ID {id1}"),
 ];
