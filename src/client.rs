@@ -10,6 +10,7 @@
 
 mod clients;
 pub(crate) mod degraded;
+mod ids;
 pub(crate) mod listener;
 mod local;
 mod refusal;

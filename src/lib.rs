@@ -191,7 +191,10 @@
 //! - The control connection is made for one request and closed: a busy server lets nobody PING, so it could not be kept
 //!   ready. It is one more than `--pool-size`, all of whose connections may be stuck.
 //! - A lease on which its client has set nothing is given back as it is, without RESET and a new handshake: it is at rest, and
-//!   what was sent over it is known. One on which something was set is closed.
+//!   what was sent over it is known. One on which something was set is closed, but for a database, protocol or name that EXEC
+//!   has set: its reply says so, and the lease is then one of another lane.
+//! - The client that CLIENT TRACKING is redirected to has to have subscribed to `__redis__:invalidate` before, which gives it a
+//!   lease: the server tells a connection, not a client.
 //! - While a client that leaves blocks, our side of its lease is shut down rather than closed: Redis then ends it exactly as it
 //!   would have ended the client, and a reply that was under way still comes.
 //!

@@ -118,6 +118,8 @@ pub(crate) enum Event {
     Kill(u64),
     /// A request was sent over the control connection, or not.
     Controlled { recipient: control::Recipient, report: control::Report },
+    /// The client of this id, which waits for a lease to block on, is to wait no more, and to hear an error or not.
+    Unblock(u64, bool),
 }
 
 /// The answer to [`Upstream::reserve`].
@@ -600,6 +602,7 @@ impl Upstream {
             Event::Renew => self.renew(),
             Event::Kill(client) => clients.kill(client),
             Event::Controlled { recipient, report } => Self::controlled(&recipient, report, clients),
+            Event::Unblock(client, with_error) => clients.unblock(client, with_error),
         }
         None
     }

@@ -1,6 +1,6 @@
 //! One worker's clients: who is there, and the handing out of replies to them.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap};
 use std::mem;
 use std::ops::Range;
 use std::rc::Rc;
@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use secrecy::SecretString;
 use slab::Slab;
+use tokio::time::Instant;
 
 use super::Config;
 use super::session::{Session, TURN_BYTES};
@@ -99,8 +100,17 @@ pub(crate) struct Census {
     pub(crate) clients: AtomicUsize,
     /// The next CLIENT ID.
     pub(crate) next_id: AtomicU64,
-    /// The ids of those that are here.
-    ids: Mutex<HashSet<u64>>,
+    /// Those that are here, by their ids.
+    known: Mutex<HashMap<u64, Known>>,
+}
+
+/// What CLIENT KILL may ask of a client.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    /// When it came.
+    pub(super) since: Instant,
+    /// It is subscribed to something.
+    pub(super) hears: bool,
 }
 
 impl Census {
@@ -109,14 +119,19 @@ impl Census {
         Self { next_id: AtomicU64::new(first_id), ..Self::default() }
     }
 
-    /// True if a client of this id is here.
-    pub(super) fn has(&self, id: u64) -> bool {
-        self.ids().contains(&id)
+    /// What is known of the client of this id, if it is here.
+    pub(super) fn find(&self, id: u64) -> Option<Known> {
+        self.known().get(&id).copied()
     }
 
-    fn ids(&self) -> MutexGuard<'_, HashSet<u64>> {
+    /// Notes whether a client is subscribed to something.
+    pub(super) fn note_hearing(&self, id: u64, hears: bool) {
+        self.known().get_mut(&id).into_iter().for_each(|known| known.hears = hears);
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<u64, Known>> {
         // Nothing that runs under the lock can panic half-way, so a poisoned one still guards good data.
-        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -174,8 +189,8 @@ impl Clients {
         self.generation = self.generation.wrapping_add(1);
         let database = upstream.shared().default_database();
         let id = self.census.next_id.fetch_add(1, Ordering::Relaxed);
-        self.census.ids().insert(id);
         let state = State::new(id, database, self.env.password.is_none());
+        self.census.known().insert(id, Known { since: state.since, hears: false });
         let lane = upstream.lane(LaneKey { database, protocol: Protocol::Resp2 });
         let slot = self.sessions.vacant_entry();
         let key = ClientKey { slot: u32::try_from(slot.key()).unwrap_or(u32::MAX), generation: self.generation };
@@ -194,7 +209,7 @@ impl Clients {
         }
         session.leave_feed(upstream);
         session.release(&mut self.env);
-        self.env.census.ids().remove(&session.id());
+        self.env.census.known().remove(&session.id());
         self.sessions.remove(key.slot as usize);
         // What it had for itself ends with it, at once.
         upstream.renounce(key);
@@ -290,7 +305,7 @@ impl Replies for Clients {
     fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool) {
         // A client that left has a tombstone here: its reply is dropped.
         let Some(session) = find(&mut self.sessions, entry.client) else { return };
-        session.deliver(entry.traits.is_muted(), buffer, range, complete, &mut self.env);
+        session.deliver(entry.traits, buffer, range, complete, &mut self.env);
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(entry.client.slot);
@@ -324,9 +339,14 @@ impl Replies for Clients {
         sessions.find(|session| session.id() == client).into_iter().for_each(|session| session.kill());
     }
 
+    fn unblock(&mut self, client: u64, with_error: bool) {
+        let mut sessions = self.sessions.iter_mut().map(|(_, session)| session);
+        sessions.find(|session| session.id() == client).into_iter().for_each(|session| session.unblock(with_error));
+    }
+
     fn bereave(&mut self, client: ClientKey) {
         if let Some(session) = find(&mut self.sessions, client) {
-            session.bereave();
+            session.bereave(&mut self.env);
         }
     }
 

@@ -12,8 +12,9 @@ use subtle::ConstantTimeEq;
 use super::refusal;
 use super::state::{Mute, State};
 use crate::command::keys::is;
-use crate::command::route::Local;
+use crate::command::route::{Local, Route};
 use crate::resp::build;
+use crate::resp::inline;
 use crate::resp::request::Args;
 use crate::upstream::{Identity, Protocol};
 
@@ -132,9 +133,32 @@ fn auth(mut rest: Args<'_>, state: &mut State, env: &Env<'_>, out: &mut Vec<u8>)
 /// Without a password of our own anybody is who they say: the app's URL may still carry the server's credentials.
 /// Compared in constant time, so that the answer's delay tells nothing.
 fn is_welcome(user: &[u8], password: &[u8], env: &Env<'_>) -> bool {
-    let Some(expected) = env.password else { return true };
+    env.password.is_none_or(|expected| is_right(user, password, expected))
+}
+
+fn is_right(user: &[u8], password: &[u8], expected: &SecretString) -> bool {
     let right = expected.expose_secret().as_bytes().ct_eq(password);
     bool::from(right) && user == b"default"
+}
+
+/// What a server is to queue instead of a request whose login is judged here: the same without the login, or if that is
+/// wrong, what changes nothing. Nothing if there is no login in it.
+pub(super) fn without_login(route: Route, args: Args<'_>, password: Option<&SecretString>) -> Option<Vec<u8>> {
+    let mut words: Vec<&[u8]> = args.collect();
+    let is_welcome = |user: &[u8], given: &[u8]| password.is_none_or(|expected| is_right(user, given, expected));
+    let stays = match (route, words.as_slice()) {
+        (Route::Local(Local::Auth), [_, _] | [_, _, _]) => false,
+        (Route::Local(Local::Hello), _) => {
+            let at = words.iter().position(|word| is(word, b"auth")).filter(|at| *at >= 2 && at + 2 < words.len())?;
+            let login: Vec<_> = words.drain(at..at + 3).collect();
+            matches!(login.as_slice(), [_, user, given] if is_welcome(user, given))
+        }
+        _ => return None,
+    };
+    let mut request = Vec::new();
+    let words = if stays { words } else { vec![b"PING".as_slice()] };
+    inline::encode(words.iter(), &mut request);
+    Some(request)
 }
 
 /// HELLO [version [AUTH user password] [SETNAME name]]: nothing but perhaps the name changes unless all of it is right.
@@ -316,28 +340,46 @@ fn switch(mode: &[u8], env: &Env<'_>, out: &mut Vec<u8>) -> Answer {
     }
 }
 
-/// CLIENT INFO, in the form of redis-server 7.0 or 7.2, and with what is true of a client of the proxy.
 fn info(state: &State, env: &Env<'_>, out: &mut Vec<u8>) {
-    let (peer, local) = (env.addresses)();
-    let [channels, patterns, shards] = env.subscribed_to;
-    let flags = if env.subscribed_to == [0; 3] { "N" } else { "P" };
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut line = format!(
-        "id={} addr={peer} laddr={local} fd=-1 name={} age={} idle=0 flags={flags} db={} sub={channels} psub={patterns} ssub={shards} multi=-1 qbuf=0 \
-         qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=client|info \
-         user=default redir=-1 resp={}",
-        state.id,
-        text(&state.name),
-        state.since.elapsed().as_secs(),
-        state.database,
-        if state.protocol == Protocol::Resp3 { 3 } else { 2 },
-    );
-    if !env.identity.is_before(7, 2) {
-        line.push_str(&format!(" lib-name={} lib-ver={}", text(&state.library.0), text(&state.library.1)));
-    }
-    line.push('\n');
+    let line = line(state, env);
     match state.protocol {
         Protocol::Resp2 => build::bulk(line.as_bytes(), out),
         Protocol::Resp3 => build::verbatim(line.as_bytes(), out),
     }
+}
+
+/// What CLIENT INFO says, in the form of the server at hand, and with what is true of a client of the proxy.
+pub(super) fn line(state: &State, env: &Env<'_>) -> String {
+    let (peer, local) = (env.addresses)();
+    let [channels, patterns, shards] = env.subscribed_to;
+    let flags = if env.subscribed_to == [0; 3] { "N" } else { "P" };
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let is_valkey = env.identity.release().is_some_and(|release| release.is_valkey);
+    // Since Redis 7.0 and 7.4, and since Valkey 8.1.
+    let of_7_0 = |text: &'static str| if env.identity.is_before(7, 0) { "" } else { text };
+    let of_7_4 = |text: &'static str| if env.identity.is_before(7, 4) { "" } else { text };
+    let of_valkey = |text: &'static str| if is_valkey && !env.identity.is_before(8, 1) { text } else { "" };
+    let shards = if env.identity.is_before(7, 0) { String::new() } else { format!("ssub={shards} ") };
+    let resp = if state.protocol == Protocol::Resp3 { 3 } else { 2 };
+    let mut line = format!(
+        "id={} addr={peer} laddr={local} fd=-1 name={} age={} idle=0 flags={flags} {}db={} sub={channels} psub={patterns} {shards}multi=-1 \
+         {}qbuf=0 qbuf-free=0 argv-mem=0 {}obl=0 oll=0 omem=0 tot-mem=0 events=r cmd=client{} user=default redir=-1",
+        state.id,
+        text(&state.name),
+        state.since.elapsed().as_secs(),
+        of_valkey("capa= "),
+        state.database,
+        of_7_4("watch=0 "),
+        of_7_0("multi-mem=0 rbs=0 rbp=0 "),
+        of_7_0("|info"),
+    );
+    if !env.identity.is_before(7, 0) {
+        line.push_str(&format!(" resp={resp}"));
+    }
+    if !env.identity.is_before(7, 2) {
+        line.push_str(&format!(" lib-name={} lib-ver={}", text(&state.library.0), text(&state.library.1)));
+    }
+    line.push_str(of_valkey(" tot-net-in=0 tot-net-out=0 tot-cmds=0"));
+    line.push('\n');
+    line
 }

@@ -21,8 +21,11 @@ pub(super) const NESTED_MULTI: &str = "ERR MULTI calls can not be nested";
 pub(super) const WATCH_INSIDE: &str = "ERR WATCH inside MULTI is not allowed";
 
 /// What cannot be done on behalf of a client while its MULTI is open at the server.
-pub(super) const NOT_IN_MULTI: &str = "ERR AUTH and CLIENT REPLY cannot stand in a transaction that uses a connection of \
-                                       its own; the transaction is discarded";
+pub(super) const NOT_IN_MULTI: &str = "ERR CLIENT REPLY, and subscriptions in RESP3, cannot stand in a transaction; the \
+                                       transaction is discarded";
+
+/// What CLIENT UNBLOCK … ERROR says to the client that waits.
+pub(super) const UNBLOCKED: &str = "UNBLOCKED client unblocked via CLIENT UNBLOCK";
 
 /// How much of a client's words Redis quotes, in bytes.
 const QUOTED: usize = 128;
@@ -79,6 +82,9 @@ pub(super) fn while_subscribed(args: &Args<'_>, identity: &Identity, out: &mut V
         return build::error(unknown_subcommand(name, words.next().unwrap_or_default(), old), out);
     };
     let name = command.name;
+    if name == "exec" && !command.accepts(args.len()) {
+        return build::error(aborted(&wrong_arity(name)), out);
+    }
     if !command.accepts(args.len()) || (command.is_container() && args.len() == 1 && name != "command") {
         return build::error(format!("ERR wrong number of arguments for '{name}' command"), out);
     }

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it,
-//! `hold` the connection that it has for itself, `transaction` MULTI to EXEC, `subscriber` what is different for a client
+//! `hold` the connection that it has for itself, `retold` what that says of itself, `tracking` what it is told to forget, `transaction` MULTI to EXEC, `subscriber` what is different for a client
 //! that subscribes, `administration` commands about other clients.
 //!
 //! Invariants: an idle session holds no buffer. A client has unanswered requests on one upstream connection at most; a
@@ -23,7 +23,9 @@ mod administration;
 mod hold;
 mod intake;
 mod output;
+mod retold;
 mod subscriber;
+mod tracking;
 mod transaction;
 
 use std::mem;
@@ -129,8 +131,9 @@ pub(super) struct Session {
     blocked: bool,
     /// The connection that it has for itself.
     hold: Option<Box<Hold>>,
-    /// It waits for one.
+    /// It waits for one, and somebody ends that: with an error, or without.
     leasing: bool,
+    unblocked: Option<bool>,
     /// Where it last sent something that may have written.
     wrote: Option<ConnectionId>,
     /// It gets the error while Redis cannot be asked, and never an empty answer.
@@ -189,6 +192,7 @@ impl Session {
             blocked: false,
             hold: None,
             leasing: false,
+            unblocked: None,
             wrote: None,
             strict,
             scanner: RequestScanner::default(),
@@ -259,6 +263,7 @@ impl Session {
     /// Gives back everything the session holds.
     pub(super) fn release(&mut self, env: &mut Env) {
         self.out.clear(&mut env.pool);
+        self.hold.iter_mut().for_each(|hold| hold.forget_kept(env.pool.memory()));
         self.drop_input(env);
         self.drop_block(env);
         self.drop_subscriber(env);
@@ -331,6 +336,14 @@ impl Session {
                 return self.over_lease(name, frame, route, turn);
             }
         }
+        if self.state.tracking.is_some()
+            && !matches!(route, Route::Local(_) | Route::Subscription(_) | Route::Control | Route::Refused)
+        {
+            return match self.track_again(frame, turn) {
+                Some(step) => step,
+                None => self.over_lease(name, frame, route, turn),
+            };
+        }
         // What is queued needs it at its EXEC.
         let needs_upstream =
             matches!(route, Route::Shared(_) | Route::Leased(_) | Route::Transaction(Transaction::Watch));
@@ -353,6 +366,7 @@ impl Session {
             Route::Transaction(which) => self.outside_block(which, frame, turn),
             Route::Leased(_) => self.over_new_lease(name, frame, route, turn),
             Route::Refused => self.answer_with(turn.env, |out| refusal::refuse(name, out)),
+            Route::Subscription(_) if self.begins_stream(route, frame) => self.over_new_lease(name, frame, route, turn),
             Route::Subscription(command) => self.subscription(command, frame, turn),
         }
     }
@@ -368,19 +382,9 @@ impl Session {
         let before = self.lane_key();
         let mut out = mem::take(&mut turn.env.reply);
         out.clear();
-        let subscribed_to = self.subscribed_to();
-        let (state, transport) = (&mut self.state, &self.transport);
-        let answer_env = local::Env {
-            password: turn.env.password.as_ref(),
-            identity: turn.upstream.shared().identity(),
-            database: turn.upstream.shared().default_database(),
-            alone: self.hold.is_some(),
-            subscribed_to,
-            addresses: &|| (transport.peer(), transport.local()),
-        };
-        let answer = local::answer(local, args, state, &answer_env, &mut out);
+        let answer = self.answer_here(local, args, turn.env, &mut out);
         let step = match answer {
-            Answer::Forward if self.hold.is_some() => self.send_over_lease(frame, Manner::default(), None, turn),
+            Answer::Forward if self.hold.is_some() => self.send_over_lease(frame, Route::Local(local), None, turn),
             Answer::Forward => self.forward(frame, Manner::default(), turn),
             Answer::Lease => {
                 let route = Route::Leased(Cause::ClientState);
@@ -411,6 +415,21 @@ impl Session {
             self.lane = turn.upstream.lane(self.lane_key());
         }
         step
+    }
+
+    /// Answers from what is known here, and notes what is set.
+    fn answer_here(&mut self, local: Local, args: Args<'_>, env: &Env, out: &mut Vec<u8>) -> Answer {
+        let subscribed_to = self.subscribed_to();
+        let transport = &self.transport;
+        let addresses = || (transport.peer(), transport.local());
+        let answer_env = local_env(env, self.hold.is_some(), subscribed_to, &addresses);
+        local::answer(local, args, &mut self.state, &answer_env, out)
+    }
+
+    /// What CLIENT INFO says of it.
+    fn line(&self, env: &Env) -> String {
+        let addresses = || (self.transport.peer(), self.transport.local());
+        local::line(&self.state, &local_env(env, self.hold.is_some(), self.subscribed_to(), &addresses))
     }
 
     /// Changes the database. One that was not seen before is asked for upstream first: to be told `OK` and then be refused
@@ -588,7 +607,7 @@ impl Session {
     fn finish(&mut self, cx: &mut Context<'_>, env: &mut Env) {
         if let Phase::Finishing { linger } = self.phase {
             self.drop_input(env);
-            if self.replies.outstanding() > 0 || self.awaits_verdict() {
+            if self.replies.outstanding() > 0 || self.awaits_verdict() || self.is_streaming() {
                 self.wake_at = Some(0);
                 return;
             }
@@ -608,4 +627,15 @@ impl Session {
             }
         }
     }
+}
+
+/// What a local answer needs to know.
+fn local_env<'a>(
+    env: &'a Env,
+    alone: bool,
+    subscribed_to: [usize; 3],
+    addresses: &'a dyn Fn() -> (String, String),
+) -> local::Env<'a> {
+    let (identity, database) = (env.upstream.identity(), env.upstream.default_database());
+    local::Env { password: env.password.as_ref(), identity, database, alone, subscribed_to, addresses }
 }

@@ -25,6 +25,8 @@ pub(crate) struct State {
     pub(crate) name: Box<[u8]>,
     /// CLIENT SETINFO LIB-NAME and LIB-VER.
     pub(crate) library: (Box<[u8]>, Box<[u8]>),
+    /// The CLIENT TRACKING that is in force.
+    pub(crate) tracking: Option<Box<[u8]>>,
     /// When it came.
     pub(crate) since: Instant,
 }
@@ -52,6 +54,7 @@ impl State {
             mute: Mute::Off,
             name: Box::default(),
             library: (Box::default(), Box::default()),
+            tracking: None,
             since: Instant::now(),
         }
     }

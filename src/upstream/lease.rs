@@ -100,6 +100,27 @@ struct Waiter {
     want: LeaseWant,
     waker: Waker,
     turn: Turn,
+    /// Others find it by this if it is to block.
+    _note: Option<Note>,
+}
+
+/// The note of a client that waits.
+struct Note {
+    shared: Arc<Shared>,
+    name: u64,
+}
+
+impl Note {
+    fn new(shared: Arc<Shared>, name: u64) -> Self {
+        shared.note_queued(name, true);
+        Self { shared, name }
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        self.shared.note_queued(self.name, false);
+    }
 }
 
 /// Whether a client that waits may have a lease as soon as there is a connection.
@@ -157,6 +178,10 @@ impl Upstream {
         };
         let has_slot = |waiter: &&Waiter| matches!(waiter.turn, Turn::Come(_));
         if self.leases.waiting.get(place).filter(has_slot).is_none() {
+            return Leased::Wait { crowded: true };
+        }
+        if want.on.is_some_and(|id| self.is_held(id)) {
+            // Another client has it meanwhile.
             return Leased::Wait { crowded: true };
         }
         let found = match want.on {
@@ -220,7 +245,8 @@ impl Upstream {
                 Turn::Queued { _ticket: self.shared.quota.wait(want.cause, deliver)? }
             }
         };
-        self.leases.waiting.push(Waiter { want, waker: waker.clone(), turn });
+        let note = want.cause.blocks().then(|| Note::new(Arc::clone(&self.shared), want.name));
+        self.leases.waiting.push(Waiter { want, waker: waker.clone(), turn, _note: note });
         Some(self.leases.waiting.len() - 1)
     }
 
@@ -349,6 +375,13 @@ impl Upstream {
         debug_assert!(changes.is_empty(), "a lease carries no trials");
         // Whoever waits may dial now.
         self.wake_lessees();
+    }
+
+    /// Notes that the connection is of another lane now, and has another name: its client has said so to the server.
+    pub(crate) fn move_lease(&mut self, lease: &Lease, lane: LaneId, name: &[u8]) {
+        if let Some(entry) = self.entry(lease.id) {
+            (entry.lane, entry.name) = (lane, name.into());
+        }
     }
 
     /// Has the server call the connection what its client is called, or what it was called at first.
@@ -546,7 +579,7 @@ impl Upstream {
     }
 
     /// True if a client holds this connection.
-    pub(super) fn is_held(&self, id: ConnectionId) -> bool {
+    pub(crate) fn is_held(&self, id: ConnectionId) -> bool {
         self.connections.get(id.slot).is_some_and(|entry| entry.serial == id.serial && entry.holder.is_some())
     }
 

@@ -3,7 +3,7 @@
 //! Nobody waits for a lock here on the path of a request: that reads two atomics, the breaker's view and the link. Locks are
 //! taken at dial, at close, ten times a second for each connection, and while the breaker is half-open.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -88,6 +88,8 @@ pub(crate) struct Shared {
     pub(super) renewals: AtomicU32,
     /// What the server calls the connection that a client has for itself, by the id that the client knows.
     lessees: Mutex<HashMap<u64, u64>>,
+    /// Clients that wait for one to block on.
+    queued: Mutex<HashSet<u64>>,
     /// Counts how often subscribers were subscribed again after having heard nothing for a while.
     pub(super) gaps: AtomicU64,
     /// The reply to COMMAND that was seen last, in RESP2 and in RESP3.
@@ -118,6 +120,7 @@ impl Shared {
             feeds_coming: AtomicUsize::new(0),
             renewals: AtomicU32::new(0),
             lessees: Mutex::default(),
+            queued: Mutex::default(),
             gaps: AtomicU64::new(0),
             commands: Mutex::default(),
             config,
@@ -288,6 +291,30 @@ impl Shared {
     /// What the server calls the connection that a client has for itself, if it has one.
     pub(crate) fn connection_of(&self, client: u64) -> Option<u64> {
         locked(&self.lessees).get(&client).copied()
+    }
+
+    /// Notes that a client waits for a lease to block on, or does so no more.
+    pub(super) fn note_queued(&self, client: u64, waits: bool) {
+        let mut queued = locked(&self.queued);
+        if waits {
+            queued.insert(client)
+        } else {
+            queued.remove(&client)
+        };
+    }
+
+    /// Ends a client's wait for a lease to block on, whichever worker has it; false if it does not wait for one.
+    pub(crate) fn unblock(&self, client: u64, with_error: bool) -> bool {
+        let waits = locked(&self.queued).contains(&client);
+        if waits {
+            self.broadcast(|| Event::Unblock(client, with_error));
+        }
+        waits
+    }
+
+    /// The client that has this connection for itself.
+    pub(crate) fn client_of(&self, connection: u64) -> Option<u64> {
+        locked(&self.lessees).iter().find(|(_, known)| **known == connection).map(|(client, _)| *client)
     }
 
     /// Ends a client's connection, whichever worker has it.

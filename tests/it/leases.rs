@@ -8,6 +8,7 @@ mod dedicated;
 mod ghosts;
 mod leaks;
 mod replicas;
+mod tracking;
 mod watch;
 
 use crate::support::{Client, Kind, Proxy, Server, is_direct, others, wait_until};

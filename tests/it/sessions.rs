@@ -16,6 +16,7 @@
 mod author;
 mod differences;
 mod planted;
+mod regression;
 mod repertoire;
 mod script;
 mod shrink;
@@ -37,6 +38,11 @@ const COVERED: &[&str] = &[
     "connection,leaving,name,reply,script,unknown,wrong",
     "leaving,multi,script,unknown,watch,wrong",
     "connection,leaving,name,pubsub,reply,script,wrong",
+    "blocking,connection,leaving,multi,name,script,unknown,wrong",
+    "connection,leaving,moved,multi,name,unknown,watch,wrong",
+    "connection,leaving,multi,name,script,wait,wrong",
+    "broadcast,connection,moved,multi,redirect,script,state,tracking,watch",
+    "connection,info,kill,leaving,monitor,moved,multi,name,state,wait",
 ];
 
 /// How many scripts for each server, unless it is said otherwise.

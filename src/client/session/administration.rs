@@ -1,37 +1,44 @@
-//! CLIENT KILL and CLIENT UNBLOCK of the proxy's own clients, which know each other by ids of ours.
+//! CLIENT KILL of the proxy's own clients, which know each other by ids of ours, and CLIENT UNBLOCK of one that waits here.
 //!
-//! The server knows none of these ids: it is asked about the connection that such a client has for itself, or not at all.
-//! Everything else that these commands can name is the server's, and goes there as it is.
+//! The server knows none of these clients, so it is not asked. Everything else that the commands can name is the server's, and
+//! goes there.
+
+use std::time::Duration;
 
 use super::{Phase, Session, Step, Turn};
+use crate::client::clients::Env;
+use crate::client::ids;
 use crate::command::keys::is;
 use crate::command::route::Route;
 use crate::resp::build;
-use crate::resp::inline;
 use crate::resp::request::Args;
 use crate::upstream::control::Order;
-use crate::upstream::{Error, Protocol, Traits};
+use crate::upstream::{Error, Protocol, Release, Traits};
+
+/// A CLIENT KILL that names one of our clients.
+pub(super) struct Kill {
+    id: u64,
+    /// It is what else it should be too.
+    pub(super) counts: bool,
+}
 
 impl Session {
     /// A command about connections or the server.
     pub(super) fn administer(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
-        let mut args = Args::new(frame).skip(1);
-        let (subcommand, first, second) =
-            (args.next().unwrap_or_default(), args.next().unwrap_or_default(), args.next().unwrap_or_default());
-        if name.eq_ignore_ascii_case(b"client") && !self.is_queueing() {
-            if is(subcommand, b"unblock")
-                && let Some(connection) = id_of(first).and_then(|id| turn.upstream.shared().connection_of(id))
-            {
-                let connection = connection.to_string();
-                let words = Args::new(frame).enumerate();
-                let mut mapped = Vec::new();
-                inline::encode(words.map(|(at, word)| if at == 2 { connection.as_bytes() } else { word }), &mut mapped);
-                return self.over_hold_or_not(name, &mapped, route, turn);
-            }
-            let id = id_of(second).filter(|id| is(first, b"id") && turn.env.census.has(*id));
-            if let Some(id) = id.filter(|_| is(subcommand, b"kill")) {
-                return self.kill_by_id(id, frame, turn);
-            }
+        if name.eq_ignore_ascii_case(b"client")
+            && !self.is_queueing()
+            && let Some(kill) = self.kill_of(frame, turn.env)
+        {
+            let step = self.answer_with(turn.env, |out| build::integer(u64::from(kill.counts), out));
+            self.carry_out(&kill, turn.env);
+            return step;
+        }
+        if name.eq_ignore_ascii_case(b"client")
+            && !self.is_queueing()
+            && let Some((id, with_error)) = unblocked_by(frame)
+            && turn.upstream.shared().unblock(id, with_error)
+        {
+            return self.answer_with(turn.env, |out| build::integer(1, out));
         }
         self.over_hold_or_not(name, frame, route, turn)
     }
@@ -57,25 +64,61 @@ impl Session {
         Step::Done
     }
 
-    /// Ends another client's connection; its own only if it says so.
-    fn kill_by_id(&mut self, id: u64, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
-        let own = id == self.state.id;
-        let mut rest = Args::new(frame).skip(4);
-        let mut skips_me = true;
-        while let (Some(option), Some(value)) = (rest.next(), rest.next()) {
-            skips_me &= !(is(option, b"skipme") && is(value, b"no"));
+    /// Whom of our clients this ends; nobody if it is about the server's connections, or for the server to refuse.
+    pub(super) fn kill_of(&self, frame: &[u8], env: &Env) -> Option<Kill> {
+        let mut words = Args::new(frame).skip(1);
+        words.next().filter(|subcommand| is(subcommand, b"kill"))?;
+        let (mut id, mut skips_me, mut hears, mut age) = (None, true, None, None);
+        let knows_age = env
+            .upstream
+            .identity()
+            .release()
+            .is_some_and(|Release { is_valkey, version }| version >= if is_valkey { (8, 0) } else { (7, 4) });
+        while let Some(option) = words.next() {
+            let value = words.next()?;
+            if is(option, b"id") && id.is_none() {
+                id = Some(ids::number(value)?);
+            } else if is(option, b"skipme") && (is(value, b"yes") || is(value, b"no")) {
+                skips_me = is(value, b"yes");
+            } else if is(option, b"type") && (is(value, b"normal") || is(value, b"pubsub")) {
+                hears = Some(is(value, b"pubsub"));
+            } else if is(option, b"maxage") && knows_age {
+                age = Some(Duration::from_secs(ids::number(value)?));
+            } else {
+                return None;
+            }
         }
-        let killed = !own || !skips_me;
-        let step = self.answer_with(turn.env, |out| build::integer(u64::from(killed), out));
-        if own && killed {
+        let id = id?;
+        let known = env.census.find(id)?;
+        let counts = !(skips_me && id == self.state.id)
+            && hears.is_none_or(|hears| hears == known.hears)
+            && age.is_none_or(|age| known.since.elapsed() >= age);
+        Some(Kill { id, counts })
+    }
+
+    /// Ends a client's connection; its own when what is due has left.
+    pub(super) fn carry_out(&mut self, kill: &Kill, env: &Env) {
+        if !kill.counts {
+            return;
+        }
+        if kill.id == self.state.id {
             self.phase = Phase::Finishing { linger: true };
-        } else if killed {
-            turn.upstream.shared().kill_client(id);
+            self.wake();
+        } else {
+            env.upstream.kill_client(kill.id);
         }
-        step
     }
 }
 
-fn id_of(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+/// Whose wait this CLIENT UNBLOCK ends, and whether with an error.
+fn unblocked_by(frame: &[u8]) -> Option<(u64, bool)> {
+    let mut words = Args::new(frame).skip(1);
+    words.next().filter(|subcommand| is(subcommand, b"unblock"))?;
+    let id = ids::number(words.next()?)?;
+    let with_error = match words.next() {
+        None => false,
+        Some(how) if is(how, b"timeout") || is(how, b"error") => is(how, b"error"),
+        Some(_) => return None,
+    };
+    words.next().is_none().then_some((id, with_error))
 }

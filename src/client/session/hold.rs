@@ -8,25 +8,37 @@
 //! A request that may wait for others, or whose effect shows only in its reply, goes *alone*: what comes behind it waits
 //! here until it is answered. The socket is read meanwhile, to notice that the client leaves.
 
+use std::mem;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::retold::Noted;
 use super::{OWN_BUFFER, Phase, Session, Step, Turn};
+use crate::buffer::Memory;
 use crate::client::clients::Env;
+use crate::client::ids;
+use crate::client::local;
 use crate::client::refusal;
 use crate::client::transaction::Block;
 use crate::command::blocking::{self, Timeout};
-use crate::command::route::{self, Local, Manner, Route, Transaction};
+use crate::command::keys::is;
+use crate::command::route::{self, Local, Manner, Route, Subscription, Transaction};
 use crate::command::table;
 use crate::resp::build;
 use crate::resp::inline;
 use crate::resp::request::{Args, Limits, RequestScanner};
 use crate::upstream::{
-    Cause, ConnectionId, Error, Failure, Lease, LeaseWant, Leased, Message, Outcome, Protocol, Traits, Upstream, Why,
+    Cause, ConnectionId, Error, Failure, LaneKey, Lease, LeaseWant, Leased, Message, Outcome, Protocol, Traits,
+    Upstream, Why,
 };
 
 /// How long a client waits for a lease, in ticks of 100 ms, unless its command says how long it is ready to wait.
 const PATIENCE: u32 = 10;
+
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
+/// The channel on which clients in RESP2 are told what to forget.
+const INVALIDATIONS: &[u8] = b"__redis__:invalidate";
 
 /// For ever, in ticks.
 const FOR_EVER: u32 = u32::MAX / 2;
@@ -44,12 +56,23 @@ pub(super) struct Hold {
     presumed: bool,
     /// It is the client's for its life.
     lasting: bool,
-    /// Only the server knows its database and protocol.
-    unsure: bool,
+    /// Something is set there that nobody needs: nothing keeps it, but it is closed in the end.
+    pub(super) stale: bool,
+    /// It has another database, protocol or name than it had, which is known here.
+    pub(super) moved: bool,
+    /// What the client says next may be tracked, or not, by its last word.
+    caching: bool,
+    /// How many commands of the open MULTI are queued, and those of them that are about the client's own connection. The
+    /// same outside a MULTI for the request that goes alone.
+    queued: usize,
+    pub(super) noted: Vec<Noted>,
+    /// The beginning of the reply to them.
+    kept: Vec<u8>,
     /// The request under way goes alone.
     alone: Option<Alone>,
-    /// Everything that comes is for the client, whatever was asked.
-    streams: bool,
+    /// Everything that comes is for the client, whatever was asked; until the server has done its RESET.
+    pub(super) streams: bool,
+    resetting: bool,
     /// What it waits for ends soon, as if its time were up, and is to be asked for again: this.
     again: Option<Vec<u8>>,
 }
@@ -65,12 +88,56 @@ enum Alone {
     Unknown,
     /// The connection becomes a stream, if the server agrees.
     Monitor,
+    /// Its reply is told in other words, or learnt from.
+    Retold,
+    /// Tracking is switched on again, of which the client hears nothing if it succeeds.
+    Rearming,
+}
+
+/// What becomes of a reply that came over a lease.
+pub(super) enum Heard {
+    /// The client gets it.
+    Reply,
+    /// It is kept until it is whole.
+    Part,
+    /// It is whole, and to be told in other words.
+    Whole(Vec<u8>),
+    /// This is to be asked again instead.
+    AskAgain(Vec<u8>),
+    /// The client cannot go on.
+    Fatal,
 }
 
 impl Hold {
+    fn of(lease: Lease) -> Self {
+        Self {
+            lease,
+            watching: false,
+            in_multi: false,
+            pinned: false,
+            presumed: false,
+            lasting: false,
+            stale: false,
+            moved: false,
+            caching: false,
+            queued: 0,
+            noted: Vec::new(),
+            kept: Vec::new(),
+            alone: None,
+            streams: false,
+            resetting: false,
+            again: None,
+        }
+    }
+
     /// True if nothing keeps it but what is unanswered.
     fn is_over(&self) -> bool {
         !(self.watching || self.in_multi || self.pinned || self.presumed || self.streams || self.lasting)
+    }
+
+    /// True while it is not known whether another database or protocol is set there.
+    fn is_unsure(&self) -> bool {
+        self.alone == Some(Alone::Retold) && self.noted.iter().any(Noted::moves)
     }
 
     /// The next request goes alone.
@@ -81,9 +148,23 @@ impl Hold {
         self.presumed = alone == Alone::Unknown;
     }
 
-    /// Learns from a reply to the request that went alone. Returns what is to be asked again, instead of passing on the
-    /// reply.
-    pub(super) fn observe(&mut self, reply: &[u8]) -> Option<Vec<u8>> {
+    /// Learns from a reply, or from the next bytes of one. `queued`: to a request behind MULTI.
+    pub(super) fn hear(&mut self, reply: &[u8], complete: bool, queued: bool, memory: &Memory) -> Heard {
+        if self.alone == Some(Alone::Retold) {
+            let before = self.kept.capacity();
+            self.kept.extend_from_slice(reply);
+            if !complete {
+                memory.resized(before, self.kept.capacity());
+                return Heard::Part;
+            }
+            self.alone = None;
+            memory.resized(before, 0);
+            return Heard::Whole(mem::take(&mut self.kept));
+        }
+        if !complete {
+            return Heard::Reply;
+        }
+        self.queued += usize::from(queued && reply == b"+QUEUED\r\n");
         let again = self.again.take().filter(|_| [b"*-1\r\n".as_slice(), b"$-1\r\n", b"_\r\n"].contains(&reply));
         match self.alone.take() {
             Some(Alone::Unknown) => {
@@ -93,9 +174,32 @@ impl Hold {
                 self.presumed = false;
             }
             Some(Alone::Monitor) if reply.starts_with(b"-") => self.streams = false,
-            Some(Alone::Monitor | Alone::Blocking | Alone::Replication) | None => {}
+            Some(Alone::Rearming) if reply != b"+OK\r\n" => return Heard::Fatal,
+            Some(Alone::Monitor | Alone::Blocking | Alone::Replication | Alone::Retold | Alone::Rearming) | None => {}
         }
-        again
+        again.map_or(Heard::Reply, Heard::AskAgain)
+    }
+
+    /// It is kept for what its client is told of, which is asked for again.
+    pub(super) fn rearms(&mut self) {
+        self.pinned = true;
+        self.learns(Alone::Rearming);
+    }
+
+    /// No more of a reply will come.
+    pub(super) fn forget_kept(&mut self, memory: &Memory) {
+        memory.resized(mem::take(&mut self.kept).capacity(), 0);
+    }
+
+    /// Bytes of a reply that is kept until it is whole.
+    pub(super) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// A MULTI begins there, or is over.
+    fn begin_block(&mut self, in_multi: bool) {
+        (self.in_multi, self.queued) = (in_multi, 0);
+        self.noted.clear();
     }
 }
 
@@ -107,12 +211,48 @@ impl Session {
         }
         // It may have been answered here.
         self.hold.iter_mut().for_each(|hold| hold.alone = None);
+        if let Some(hold) = &mut self.hold
+            && (hold.stale || mem::take(&mut hold.moved))
+        {
+            let key = LaneKey { database: self.state.database, protocol: self.state.protocol };
+            self.lane = upstream.lane(key);
+            upstream.move_lease(&hold.lease, self.lane, &self.state.name);
+        }
         if self.hold.as_ref().is_some_and(|hold| hold.is_over())
             && let Some(hold) = self.hold.take()
         {
             self.since = None;
-            upstream.give_back(hold.lease);
+            if hold.stale {
+                drop(hold);
+                upstream.bury();
+            } else {
+                upstream.give_back(hold.lease);
+            }
         }
+    }
+
+    /// True while it gets everything that comes over its connection.
+    pub(super) fn is_streaming(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| hold.streams)
+    }
+
+    /// Somebody ends its wait for others, with an error or as if its time were up; it waits for a lease still.
+    pub(in crate::client) fn unblock(&mut self, with_error: bool) {
+        // If it has come by one in this moment, that is as if it had been served.
+        if self.leasing {
+            self.unblocked = Some(with_error);
+            self.wake();
+        }
+    }
+
+    /// Waits no more for a lease, because somebody has said so.
+    fn give_up_waiting(&mut self, with_error: bool, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
+        turn.upstream.renounce(self.key);
+        (self.leasing, self.since) = (false, None);
+        if with_error {
+            return self.answer_with(turn.env, |out| build::error(refusal::UNBLOCKED, out));
+        }
+        self.nobody_came(Args::new(frame).next().unwrap_or_default(), turn.env)
     }
 
     /// True while a MULTI of its is open at the server.
@@ -144,11 +284,19 @@ impl Session {
     }
 
     /// The connection is gone, and what was on it.
-    pub(in crate::client) fn bereave(&mut self) {
+    pub(in crate::client) fn bereave(&mut self, env: &mut Env) {
         let Some(hold) = self.hold.take() else { return };
-        if hold.streams || hold.unsure || self.phase != Phase::Serving {
-            // A stream cannot be continued honestly, nor can what is done in a database that only the server knew; and who
-            // leaves is told nothing more.
+        if hold.streams {
+            // A stream cannot be continued honestly; what came of it is passed on.
+            if self.phase == Phase::Serving {
+                self.phase = Phase::Finishing { linger: true };
+            }
+            self.wake();
+            return;
+        }
+        if hold.is_unsure() || self.phase != Phase::Serving || !self.loses_track(env) {
+            // What is done in a database that only the server knows cannot be continued either, and who leaves is told
+            // nothing more.
             self.kill();
             return;
         }
@@ -216,7 +364,7 @@ impl Session {
 
     /// Sees to it that the client holds a lease; returns how long it has waited for it, in ticks, or what became of its
     /// request.
-    fn obtain_lease(
+    pub(super) fn obtain_lease(
         &mut self,
         cause: Cause,
         on: Option<ConnectionId>,
@@ -229,6 +377,9 @@ impl Session {
             self.wake_at = Some(0);
             return Err(if self.may_wait(turn) { Step::Blocked } else { self.unavailable(&[], &Error::Overdue, turn) });
         }
+        if let Some(with_error) = self.unblocked.take().filter(|_| self.leasing) {
+            return Err(self.give_up_waiting(with_error, frame, turn));
+        }
         let waited = self.since.map_or(0, |since| turn.upstream.ticks().saturating_sub(since));
         let want = LeaseWant { client: self.key, name: self.state.id, lane: self.lane, cause, on };
         match turn.upstream.lease(want, turn.cx.waker()) {
@@ -238,26 +389,19 @@ impl Session {
                     turn.upstream.leave(id);
                 }
                 turn.upstream.name_lease(&lease, &self.state.name);
-                self.hold = Some(Box::new(Hold {
-                    lease,
-                    watching: false,
-                    in_multi: false,
-                    pinned: false,
-                    presumed: false,
-                    lasting: cause == Cause::Session,
-                    unsure: false,
-                    alone: None,
-                    streams: false,
-                    again: None,
-                }));
+                let lasting = cause == Cause::Session;
+                self.hold = Some(Box::new(Hold { lasting, ..Hold::of(lease) }));
                 Ok(waited)
             }
             Leased::Wait { crowded } => {
-                let limit = match timeout {
+                let own = match timeout {
                     Some(Timeout { length, .. }) => length.map_or(FOR_EVER, ticks),
                     None if crowded => PATIENCE,
                     None => turn.upstream.limit(),
                 };
+                // Another client may keep the one that it must be for as long as it likes.
+                let is_taken = on.is_some_and(|id| turn.upstream.is_held(id));
+                let limit = if is_taken { own.min(PATIENCE) } else { own };
                 if self.may_wait_for(limit, turn) {
                     // Whoever waits for others is gone at once; whoever leaves otherwise is answered first.
                     self.leasing = cause == Cause::Blocking;
@@ -265,7 +409,7 @@ impl Session {
                 }
                 turn.upstream.renounce(self.key);
                 (self.leasing, self.since) = (false, None);
-                Err(self.gave_up(cause, frame, timeout, turn))
+                Err(self.gave_up(cause, frame, timeout.filter(|_| limit == own), turn))
             }
             Leased::Unavailable(error) => {
                 (self.leasing, self.since) = (false, None);
@@ -285,11 +429,15 @@ impl Session {
         if timeout.is_none() {
             return self.unavailable(on_its_own(cause, self.block.is_some(), frame), &Error::NoLease, turn);
         }
-        // As if nobody had served it in its own time.
         let name = Args::new(frame).next().unwrap_or_default();
+        self.nobody_came(name, turn.env)
+    }
+
+    /// The answer to a command that nobody has served in its own time.
+    fn nobody_came(&mut self, name: &[u8], env: &mut Env) -> Step {
         let resp3 = self.state.protocol == Protocol::Resp3;
         let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-        self.answer_with(turn.env, |out| match () {
+        self.answer_with(env, |out| match () {
             () if is("blmove") || is("brpoplpush") => build::nil(resp3, out),
             () if is("wait") => build::integer(0, out),
             () if is("waitaof") => out.extend_from_slice(b"*2\r\n:0\r\n:0\r\n"),
@@ -299,8 +447,16 @@ impl Session {
 
     /// A request of a client that holds a lease.
     pub(super) fn over_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        let mapped = match route {
+            Route::Leased(route::Cause::Administration | route::Cause::ClientState) => {
+                ids::for_server(frame, |id| turn.upstream.shared().connection_of(id))
+            }
+            _ => None,
+        };
+        let frame = mapped.as_deref().unwrap_or(frame);
+        let begins = self.begins_stream(route, frame);
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
-        if self.replies.forwarded() > 0 && self.bound.is_some() {
+        if self.replies.forwarded() > 0 && (self.bound.is_some() || (begins && !hold.in_multi)) {
             // A change of connection is a barrier.
             self.wake_at = Some(0);
             return self.stand_behind(turn);
@@ -310,6 +466,13 @@ impl Session {
         if self.replies.forwarded() > 0 && (hold.alone.is_some() || quits) {
             self.wake_at = Some(0);
             return self.stand_behind(turn);
+        }
+        if begins && !hold.in_multi {
+            hold.streams = true;
+            turn.upstream.open_stream(&hold.lease);
+        }
+        if hold.streams {
+            return self.send_in_stream(frame, quits, route, turn);
         }
         if quits {
             self.hold = None;
@@ -323,42 +486,89 @@ impl Session {
         if !turn.upstream.lease_has_room(&hold.lease, self.key, turn.cx.waker()) {
             return self.stand_behind(turn);
         }
-        if hold.streams {
-            turn.upstream.send_into_stream(&hold.lease, frame);
-            return Step::Done;
-        }
         if hold.in_multi {
-            match route {
-                // Of these the server must not know: it is ours to judge, and to mute.
-                Route::Local(Local::Auth | Local::ClientReply) => return self.spoil_multi(turn),
-                // With arguments DISCARD is refused, and EXEC discards all the same.
-                Route::Transaction(Transaction::Discard) if !alone => {}
-                Route::Transaction(Transaction::Exec | Transaction::Discard) => {
-                    (hold.in_multi, hold.watching) = (false, false);
-                    self.state.unwatched = false;
-                }
-                Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => {
-                    if self.replies.forwarded() > 0 {
-                        self.wake_at = Some(0);
-                        return self.stand_behind(turn);
-                    }
-                    hold.learns(Alone::Unknown);
-                }
-                // Whether it will be in that database or protocol is not known here.
-                Route::Local(Local::Select | Local::Hello) => (hold.pinned, hold.unsure) = (true, true),
-                Route::Local(
-                    Local::Ping | Local::Echo | Local::ClientId | Local::ClientInfo | Local::ClientGetName,
-                ) => {}
-                Route::Local(_) | Route::Leased(route::Cause::ClientState) => hold.pinned = true,
-                Route::Subscription(_) => {
-                    hold.pinned = true;
-                    turn.upstream.open_stream(&hold.lease);
-                }
-                Route::Leased(_) | Route::Shared(_) | Route::Transaction(_) | Route::Control | Route::Refused => {}
-            }
-            return self.send_over_lease(frame, manner(route), None, turn);
+            return self.inside_multi(frame, route, turn);
         }
         self.outside_multi(name, frame, route, turn)
+    }
+
+    /// True if a client asks to be told what another, whose CLIENT TRACKING is redirected to it, has to forget. The server
+    /// tells that to one connection, so it has to be the client's own.
+    pub(super) fn begins_stream(&self, route: Route, frame: &[u8]) -> bool {
+        matches!(route, Route::Subscription(Subscription::Subscribe))
+            && self.subscriber.is_none()
+            && Args::new(frame).skip(1).any(|channel| channel == INVALIDATIONS)
+    }
+
+    /// A request of a client that gets everything that comes: what it ends with comes in its place.
+    fn send_in_stream(&mut self, frame: &[u8], quits: bool, route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        let Some(hold) = self.hold.as_mut() else { return Step::Done };
+        if hold.resetting || !turn.upstream.lease_has_room(&hold.lease, self.key, turn.cx.waker()) {
+            return self.stand_behind(turn);
+        }
+        turn.upstream.send_into_stream(&hold.lease, frame);
+        if quits {
+            hold.resetting = true;
+            if route == Route::Local(Local::Quit) {
+                // The server closes, behind its last words.
+                turn.upstream.finish_lease(&hold.lease);
+            }
+        }
+        Step::Done
+    }
+
+    /// A request of a client whose MULTI is open at the server.
+    fn inside_multi(&mut self, frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        let Some(hold) = self.hold.as_mut() else { return Step::Done };
+        let ends = route == Route::Transaction(Transaction::Exec)
+            || (route == Route::Transaction(Transaction::Discard) && Args::new(frame).len() == 1);
+        let notes = Noted::is_wanted_inside(route, frame);
+        let is_unknown = matches!(route, Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand));
+        if (is_unknown || notes || (ends && !hold.noted.is_empty())) && self.replies.forwarded() > 0 {
+            self.wake_at = Some(0);
+            return self.stand_behind(turn);
+        }
+        if ends {
+            let retold = route == Route::Transaction(Transaction::Exec) && !hold.noted.is_empty();
+            let noted = mem::take(&mut hold.noted);
+            hold.begin_block(false);
+            if retold {
+                hold.noted = noted;
+                hold.learns(Alone::Retold);
+            }
+            hold.watching = false;
+            self.state.unwatched = false;
+            return self.send_over_lease(frame, route, None, turn);
+        }
+        if is_unknown {
+            hold.learns(Alone::Unknown);
+        }
+        match route {
+            // Of this the server must not know: it is ours to mute.
+            Route::Local(Local::ClientReply) => return self.spoil_multi(turn),
+            // Redis would answer in the midst of its reply to EXEC.
+            Route::Subscription(_) if self.state.protocol == Protocol::Resp3 => return self.spoil_multi(turn),
+            Route::Local(Local::ClientNoEvict | Local::ClientNoTouch) | Route::Leased(route::Cause::ClientState) => {
+                hold.pinned = true;
+            }
+            Route::Subscription(_) => {
+                hold.pinned = true;
+                turn.upstream.open_stream(&hold.lease);
+            }
+            Route::Local(_)
+            | Route::Leased(_)
+            | Route::Shared(_)
+            | Route::Transaction(_)
+            | Route::Control
+            | Route::Refused => {}
+        }
+        let mut sent = None;
+        if notes {
+            let place = Some(hold.queued);
+            hold.noted.push(Noted { place, route, request: frame.to_vec() });
+            sent = local::without_login(route, Args::new(frame), turn.env.password.as_ref());
+        }
+        self.send_over_lease(sent.as_deref().unwrap_or(frame), route, None, turn)
     }
 
     /// A request of a client that holds a lease and has no MULTI open there.
@@ -372,15 +582,25 @@ impl Session {
             Route::Leased(route::Cause::Replication) => timeout.map(|_| Alone::Replication),
             Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => Some(Alone::Unknown),
             Route::Leased(route::Cause::Monitor) => Some(Alone::Monitor),
-            _ => None,
+            _ => Noted::is_wanted(route, frame).then_some(Alone::Retold),
         };
         if alone.is_some() && self.replies.forwarded() > 0 {
             self.wake_at = Some(0);
             return self.stand_behind(turn);
         }
+        let is_single = Args::new(frame).len() == 1;
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
         alone.into_iter().for_each(|alone| hold.learns(alone));
+        if alone == Some(Alone::Retold) {
+            hold.noted = vec![Noted { place: None, route, request: frame.to_vec() }];
+        }
         match route {
+            Route::Local(_) if alone == Some(Alone::Retold) => {}
+            Route::Local(_) if self.replies.forwarded() > 0 && self.state.tracking.is_some() => {
+                // What it is told of besides replies comes in its place.
+                self.wake_at = Some(0);
+                return self.stand_behind(turn);
+            }
             Route::Local(_) => return self.local_beside(frame, route, turn),
             Route::Subscription(_) | Route::Control | Route::Refused if self.replies.forwarded() > 0 => {
                 self.wake_at = Some(0);
@@ -390,11 +610,16 @@ impl Session {
                 return self.without_lease(name, frame, route, turn);
             }
             Route::Transaction(Transaction::Watch) => hold.watching = true,
-            Route::Transaction(Transaction::Unwatch) if Args::new(frame).len() == 1 => {
+            Route::Transaction(Transaction::Unwatch) if is_single => {
                 hold.watching = false;
                 self.state.unwatched = false;
             }
-            Route::Transaction(Transaction::Multi) => hold.in_multi = true,
+            Route::Transaction(Transaction::Multi) if is_single && self.replies.forwarded() > 0 => {
+                // What it queues is counted by the replies.
+                self.wake_at = Some(0);
+                return self.stand_behind(turn);
+            }
+            Route::Transaction(Transaction::Multi) if is_single => hold.begin_block(true),
             Route::Leased(route::Cause::Monitor) => {
                 turn.upstream.open_stream(&hold.lease);
             }
@@ -406,11 +631,11 @@ impl Session {
                 | route::Cause::Unknown
                 | route::Cause::UnknownSubcommand,
             )
-            | Route::Transaction(Transaction::Discard | Transaction::Exec | Transaction::Unwatch)
+            | Route::Transaction(_)
             | Route::Shared(_) => {}
         }
         let timeout = timeout.map(|timeout| timeout.length.map(ticks));
-        self.send_over_lease(frame, manner(route), timeout, turn)
+        self.send_over_lease(frame, route, timeout, turn)
     }
 
     /// Waits for what is before it on the same connection, for as long as that takes.
@@ -496,8 +721,8 @@ impl Session {
     fn replay_block(&mut self, turn: &mut Turn<'_, '_>) {
         let Some(block) = self.block.take() else { return };
         turn.env.pool.memory().resized(block.capacity(), 0);
+        self.hold.iter_mut().for_each(|hold| hold.begin_block(true));
         self.replay(block.replay(self.state.unwatched), turn);
-        self.hold.iter_mut().for_each(|hold| hold.in_multi = true);
     }
 
     /// Sends what its client believes to be queued. What the server refuses of it makes EXEC fail, and the client hears it
@@ -512,10 +737,11 @@ impl Session {
     }
 
     /// Sends a request over the lease that is held whose reply is not for the client.
-    fn send_muted(&mut self, request: &[u8], turn: &mut Turn<'_, '_>) {
+    pub(super) fn send_muted(&mut self, request: &[u8], turn: &mut Turn<'_, '_>) {
         let Some(hold) = &self.hold else { return };
         let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
-        let message = Message { client: self.key, traits: Traits::default().muted(true), since: None, after };
+        let traits = Traits::default().muted(true).queued(hold.in_multi);
+        let message = Message { client: self.key, traits, since: None, after };
         self.replies.forward();
         self.due = turn.upstream.send_leased(&hold.lease, message, None, request);
     }
@@ -533,12 +759,15 @@ impl Session {
     pub(super) fn send_over_lease(
         &mut self,
         frame: &[u8],
-        manner: Manner,
+        route: Route,
         timeout: Option<Option<u32>>,
         turn: &mut Turn<'_, '_>,
     ) -> Step {
-        let Some(hold) = &self.hold else { return Step::Done };
-        if !manner.repeatable {
+        let Some(hold) = &mut self.hold else { return Step::Done };
+        let manner = manner(route);
+        hold.caching = route == Route::Leased(route::Cause::ClientState)
+            && Args::new(frame).nth(1).is_some_and(|subcommand| is(subcommand, b"caching"));
+        if may_write(route) {
             self.wrote = Some(hold.lease.id());
         }
         let traits = Traits::new(manner.slow, manner.repeatable && !hold.in_multi, manner.script)
@@ -558,9 +787,18 @@ impl Session {
 
     /// What concerns the client's own connection is answered here as ever, and set on the leased one too.
     fn local_beside(&mut self, frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
+        if self.hold.as_ref().is_some_and(|hold| hold.caching) && !is_about_client(route) {
+            // It is this that the client's last word is about.
+            self.send_muted(PING, turn);
+            self.hold.iter_mut().for_each(|hold| hold.caching = false);
+            return self.stand_behind(turn);
+        }
         let before = self.lane_key();
         let step = self.local_of(route, frame, turn);
         let after = self.lane_key();
+        if let Some(hold) = &self.hold {
+            turn.upstream.name_lease(&hold.lease, &self.state.name);
+        }
         if after == before || matches!(step, Step::Blocked) {
             return step;
         }
@@ -571,7 +809,7 @@ impl Session {
         } else {
             inline::encode([b"SELECT".as_slice(), after.database.to_string().as_bytes()].into_iter(), &mut request);
         }
-        self.hold.iter_mut().for_each(|hold| hold.pinned = true);
+        self.hold.iter_mut().for_each(|hold| hold.stale = true);
         self.send_muted(&request, turn);
         step
     }
@@ -588,8 +826,24 @@ impl Session {
         if self.phase == Phase::Dead {
             return;
         }
+        let bytes = buffer.get(range.clone()).unwrap_or_default();
+        let is_map = matches!(bytes.first(), Some(b'%' | b'*'));
+        if complete && !self.half_delivered && is_map && self.hold.as_ref().is_some_and(|hold| hold.streams) {
+            let mut told = Vec::new();
+            ids::in_map(bytes, |id| env.upstream.client_of(id), &mut told);
+            self.spill(buffer, env);
+            self.out.push(&told, &mut env.pool);
+            return;
+        }
         self.append(false, buffer, range, env);
         self.half_delivered = !complete;
+        if let Some(hold) = self.hold.as_mut().filter(|hold| hold.resetting)
+            && bytes == b"+RESET\r\n"
+        {
+            (hold.streams, hold.resetting, hold.pinned, hold.stale) = (false, false, false, true);
+            self.state.reset(env.upstream.default_database(), env.password.is_none());
+            self.wake();
+        }
     }
 }
 
@@ -614,6 +868,29 @@ fn cause_of(route: Route) -> Cause {
 /// A request that would be answered as any other if it needed no connection of its own; nothing if it is part of something.
 fn on_its_own(cause: Cause, is_queued: bool, frame: &[u8]) -> &[u8] {
     if matches!(cause, Cause::Big | Cause::Session) && !is_queued { frame } else { &[] }
+}
+
+/// Whether it is a subcommand of CLIENT.
+fn is_about_client(route: Route) -> bool {
+    match route {
+        Route::Local(local) => !matches!(
+            local,
+            Local::Auth | Local::Echo | Local::Hello | Local::Ping | Local::Quit | Local::Reset | Local::Select
+        ),
+        _ => false,
+    }
+}
+
+/// Whether it may have changed data, so that a WAIT of its client is about it.
+fn may_write(route: Route) -> bool {
+    match route {
+        Route::Shared(manner) => !manner.repeatable,
+        Route::Transaction(which) => which == Transaction::Exec,
+        Route::Leased(cause) => {
+            matches!(cause, route::Cause::Blocking | route::Cause::Unknown | route::Cause::UnknownSubcommand)
+        }
+        Route::Local(_) | Route::Subscription(_) | Route::Control | Route::Refused => false,
+    }
 }
 
 /// What matters of a request on its way.

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 
 use tokio::time::Instant;
 
+use super::hold::Heard;
 use super::{BULK_ITEM, Phase, Session};
 use crate::buffer::MAX_SLICES;
 use crate::client::clients::Env;
@@ -31,7 +32,7 @@ impl Session {
     /// Takes the next bytes of a reply, which stay in the connection's buffer until [`Session::flush`].
     pub(in crate::client) fn deliver(
         &mut self,
-        muted: bool,
+        traits: Traits,
         buffer: &[u8],
         range: Range<usize>,
         complete: bool,
@@ -43,16 +44,27 @@ impl Session {
         if range.len() >= BULK_ITEM {
             self.count_bulk(range.len(), env.tick);
         }
-        let mut muted = muted;
-        if complete
-            && let Some(hold) = &mut self.hold
-            && let Some(again) = hold.observe(buffer.get(range.clone()).unwrap_or_default())
-        {
-            self.take_back(&again, env);
-            muted = true;
+        let mut muted = traits.is_muted();
+        let mut kept = false;
+        if let Some(hold) = &mut self.hold {
+            let bytes = buffer.get(range.clone()).unwrap_or_default();
+            match hold.hear(bytes, complete, traits.is_queued(), env.pool.memory()) {
+                Heard::Reply => {}
+                Heard::Part if hold.kept() > env.output_limit => return self.kill(),
+                Heard::Part => (muted, kept) = (true, true),
+                Heard::Whole(reply) => {
+                    self.deliver_retold(&reply, muted, buffer, env);
+                    muted = true;
+                }
+                Heard::AskAgain(request) => {
+                    self.take_back(&request, env);
+                    muted = true;
+                }
+                Heard::Fatal => return self.kill(),
+            }
         }
         self.append(muted, buffer, range, env);
-        let was_half = mem::replace(&mut self.half_delivered, !complete);
+        let was_half = mem::replace(&mut self.half_delivered, !complete && !kept);
         if complete {
             self.answered(buffer, env);
             if was_half {
@@ -90,6 +102,7 @@ impl Session {
         if self.phase == Phase::Dead {
             return;
         }
+        self.hold.iter_mut().for_each(|hold| hold.forget_kept(env.pool.memory()));
         let leaves = self.hold.is_some() && self.phase != Phase::Serving;
         if leaves || (mem::take(&mut self.half_delivered) && !traits.is_muted()) {
             self.kill();

@@ -262,6 +262,7 @@ impl Session {
         let bytes = subscriber.topics.bytes();
         let before = mem::replace(&mut subscriber.counted, bytes);
         env.pool.memory().resized(before, bytes);
+        env.census.note_hearing(self.state.id, !subscriber.topics.is_empty());
         if bytes > CHUNK {
             self.be_watched(env);
         } else if bytes == 0 && subscriber.pending.is_empty() && subscriber.held.is_empty() {

@@ -199,6 +199,8 @@ pub(crate) trait Replies {
     fn rotate(&mut self, client: ClientKey, request: Vec<u8>, left: Option<Duration>) -> bool;
     /// Ends the connection of the client that knows itself by this id, if it is here.
     fn kill(&mut self, client: u64);
+    /// Ends the wait for a lease of the client that knows itself by this id, with an error or as if its time were up.
+    fn unblock(&mut self, client: u64, with_error: bool);
     /// The connection that this client had for itself is gone, and what it left there with it.
     fn bereave(&mut self, client: ClientKey);
     /// All that this client waited for was answered, but the server may still run some of it: its next request goes to the

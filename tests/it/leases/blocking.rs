@@ -177,3 +177,35 @@ fn what_is_lost_while_it_waits_is_told_and_the_client_goes_on() {
     }
     assert_none_is_lost(&proxy, &server);
 }
+
+#[test]
+fn who_waits_for_a_lease_to_block_on_is_unblocked_like_anybody() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--workers", "2"]);
+    });
+    // Lanes of a second worker have two of the pool's connections more.
+    let most = BLOCKING - 2;
+    let mut blocked: Vec<_> = (0..most).map(|_| proxy.connect()).collect();
+    blocked.iter_mut().for_each(|client| client.send(b"BLPOP never 0\r\n"));
+    wait_until_blocked(&server, most);
+    let mut control = proxy.connect();
+    let mut late = proxy.connect();
+    let id = late.frame("CLIENT ID").as_text();
+    for (how, expected) in [
+        ("", b"*-1\r\n".as_slice()),
+        (" TIMEOUT", b"*-1\r\n"),
+        (" ERROR", b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"),
+    ] {
+        assert_eq!(control.ask(&format!("CLIENT UNBLOCK {id}{how}")), b":0\r\n");
+        late.send(b"BLPOP never 0\r\n");
+        wait_until("it waits", PATIENCE, || control.ask(&format!("CLIENT UNBLOCK {id}{how}")) == b":1\r\n");
+        assert_eq!(late.reply(), expected);
+        assert_eq!(late.ask("PING"), b"+PONG\r\n");
+    }
+    drop(blocked);
+    wait_until_blocked(&server, 0);
+}

@@ -109,9 +109,8 @@ fn who_leaves_with_a_transaction_open_leaves_nothing_behind() {
     assert_none_is_lost(&proxy, &server);
 }
 
-/// It could go on in another database than it believes.
 #[test]
-fn a_client_whose_database_only_the_server_knew_is_closed_with_its_connection() {
+fn a_client_goes_on_in_the_database_that_its_transaction_has_chosen() {
     if is_direct() {
         return;
     }
@@ -124,8 +123,19 @@ fn a_client_whose_database_only_the_server_knew_is_closed_with_its_connection() 
     assert_eq!(moved.ask("GET k"), b"$1\r\n3\r\n");
     assert_eq!(other.ask("GET k"), b"$-1\r\n");
     assert_eq!(server.connect().ask("CLIENT KILL TYPE normal SKIPME yes").first(), Some(&b':'));
-    assert!(moved.rest_however_closed().is_ok());
     wait_until("the others go on", PATIENCE, || other.ask("GET other") == b"$1\r\n1\r\n");
+    assert_eq!(moved.ask("GET k"), b"$1\r\n3\r\n");
+    assert_eq!(moved.ask("SELECT 0"), b"+OK\r\n");
+    assert_eq!(moved.ask("GET k"), b"$-1\r\n");
+    // Nothing of it is left on a connection that others use.
+    assert_eq!(moved.pipeline(&["MULTI", "SELECT 3", "CLIENT SETNAME it", "EXEC"].map(words)).len(), 4);
+    for client in [&mut other, &mut moved] {
+        let database = client.frame("CLIENT INFO").as_text();
+        let replies = client.pipeline(&["WATCH k", "GET k", "UNWATCH"].map(words));
+        let expected: &[u8] = if database.contains(" db=3 ") { b"$1\r\n3\r\n" } else { b"$-1\r\n" };
+        assert_eq!(replies[1], expected, "{database}");
+    }
+    assert_none_is_lost(&proxy, &server);
 }
 
 #[test]

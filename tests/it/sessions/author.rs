@@ -12,11 +12,29 @@ use std::collections::BTreeSet;
 /// Groups whose steps are sent command by command.
 const APART: [&str; 1] = ["broadcast"];
 /// Groups that are not used together, and which of the two gives way.
-const NOT_TOGETHER: [(&str, &str); 2] = [("broadcast", "reply"), ("redirect", LEAVING)];
+/// (Of a block in which CLIENT REPLY stands, Redis writes a part of the reply.)
+/// (WAIT is about the connection that its client wrote to last, which another may have meanwhile if it was not a lane's.)
+/// (In a block that subscribes, Redis answers a client in RESP3 within its reply to EXEC.)
+const NOT_TOGETHER: [(&str, &str); 8] = [
+    ("broadcast", "reply"),
+    ("redirect", LEAVING),
+    (MOVED, "reply"),
+    (MOVED, "pubsub"),
+    ("blocking", "wait"),
+    (MOVED, "wait"),
+    ("unknown", "wait"),
+    ("watch", "wait"),
+];
 /// A group that is used with [`DATA`] alone: most of what MONITOR shows of other commands is about connections.
 const ALONE: &str = "monitor";
 /// What closes a connection once its reply is written, as Redis has it: after a reply that is not to be seen it never does.
 const NOT_IN_SILENCE: [&str; 2] = ["QUIT", "CLIENT KILL"];
+/// What a client does not say again that has been tracked before it said RESET: Redis may tell it then of what it read
+/// before, and the proxy, which gives it another connection, does not.
+const NOT_AFTER_RESET: &str = "CLIENT TRACKING ON";
+/// What a client does not ask that hears on a connection of its own what others have to forget: that speaks for itself (see
+/// the differences).
+const ASKS_WHO_IT_IS: [&str; 4] = ["CLIENT GETREDIR", "CLIENT ID", "CLIENT INFO", "CLIENT LIST"];
 /// What must not follow what a client publishes in the same write if it may hear that itself: in RESP3 its own message may
 /// come later through the proxy (see the differences), which is too late then.
 const NOT_BEHIND_OWN_MESSAGE: [&str; 9] =
@@ -85,6 +103,11 @@ struct Person {
     may_be_silent: bool,
     /// It has subscribed.
     may_hear: bool,
+    /// It has subscribed to what trackers are told.
+    hears_of_trackers: bool,
+    /// It has been tracked, and that before it said RESET.
+    has_tracked: bool,
+    has_reset: bool,
 }
 
 impl<'a> Author<'a> {
@@ -158,6 +181,12 @@ impl<'a> Author<'a> {
         let person = &self.people[client];
         if person.may_be_silent {
             commands.retain(|command| !NOT_IN_SILENCE.iter().any(|name| begins_with(command, name)));
+        }
+        if person.hears_of_trackers {
+            commands.retain(|command| !ASKS_WHO_IT_IS.iter().any(|name| begins_with(command, name)));
+        }
+        if person.has_reset {
+            commands.retain(|command| !begins_with(command, NOT_AFTER_RESET));
         }
         if !person.may_hear {
             return;
@@ -271,6 +300,11 @@ impl<'a> Author<'a> {
             "pat" => self.rng.choice(["*", "a*", "?b", "a"])?.to_owned(),
             "id" => placeholder(self.rng.usize(1..=self.people.len())),
             "waiting" => placeholder(self.blocked_client()),
+            "hearer" => {
+                let hearers = self.people.iter().enumerate().filter(|(_, person)| person.hears_of_trackers);
+                let hearers: Vec<_> = hearers.map(|(number, _)| number).collect();
+                placeholder(self.rng.choice(hearers).unwrap_or(client) + 1)
+            }
             "me" => placeholder(client + 1),
             _ => return None,
         })
@@ -307,14 +341,18 @@ impl<'a> Author<'a> {
         } else if says("SUBSCRIBE") || says("PSUBSCRIBE") || says("SSUBSCRIBE") {
             person.states.insert(State::Subscribed);
             person.may_hear = true;
+            person.hears_of_trackers |= !queueing && says("SUBSCRIBE __redis__:invalidate");
         } else if ["UNSUBSCRIBE", "PUNSUBSCRIBE", "SUNSUBSCRIBE"].into_iter().any(is) {
             person.states.remove(&State::Subscribed);
         } else if says("CLIENT TRACKING ON") {
             person.states.insert(State::Tracking);
+            person.has_tracked = true;
         } else if says("MONITOR") {
             person.states.insert(State::Monitoring);
         } else if is("RESET") {
             person.states.clear();
+            person.hears_of_trackers = false;
+            person.has_reset |= person.has_tracked;
         } else if says("CLIENT REPLY") {
             person.may_be_silent = true;
             if says("CLIENT REPLY OFF") {
@@ -330,7 +368,8 @@ impl<'a> Author<'a> {
     }
 }
 
-fn may_block(command: &str) -> bool {
+/// Whether a command may block.
+pub fn may_block(command: &str) -> bool {
     let reads = ["XREAD", "XREADGROUP"].iter().any(|name| begins_with(command, name));
     reads && command.contains(" BLOCK ")
         || ["BLPOP", "BRPOP", "BLMOVE", "BRPOPLPUSH", "BLMPOP", "BZPOPMIN", "BZPOPMAX", "BZMPOP"]

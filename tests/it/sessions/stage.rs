@@ -1,5 +1,6 @@
 //! Two servers of one kind, the proxy before one of them, and the comparison of what clients of both hear.
 
+use super::author::may_block;
 use super::differences::{Context, Told, counts_receivers, level, same};
 use super::script::{MOST_CLIENTS, Manner, Script, Step};
 use super::side::{Heard, Seen, Side};
@@ -36,12 +37,15 @@ struct Deeds {
     last: Step,
     /// It has asked how many hear a message.
     counts_receivers: bool,
+    /// It has sent more behind what it is, or was, blocked in.
+    is_behind: bool,
 }
 
 impl Deeds {
     /// Of all clients at the beginning of a script.
     fn none() -> Vec<Self> {
-        (1..=MOST_CLIENTS).map(|client| Self { last: Step::end_of(client), counts_receivers: false }).collect()
+        let none = |client| Self { last: Step::end_of(client), counts_receivers: false, is_behind: false };
+        (1..=MOST_CLIENTS).map(none).collect()
     }
 
     fn note(&mut self, step: &Step) {
@@ -155,6 +159,14 @@ impl Stage {
             // It would begin to wait at some later time, and nobody knows what happens first then.
             return Ok(());
         }
+        let is_behind =
+            !step.commands.is_empty() && (self.direct.is_blocked(step.client) || has_more_behind_a_block(step));
+        let mut others = (1..=MOST_CLIENTS).filter(|other| *other != step.client);
+        if is_behind && others.any(|other| self.deeds[other - 1].is_behind && self.direct.is_blocked(other)) {
+            // Served by one command, they would go on in an order that the proxy does not know: what is behind waits there.
+            return Ok(());
+        }
+        self.deeds[step.client - 1].is_behind = is_behind;
         self.deeds[step.client - 1].note(step);
         self.direct.perform(step);
         let mut due_seen = self.direct.settle();
@@ -243,6 +255,11 @@ impl Stage {
         }
         if text.is_empty() { Ok(()) } else { Err(Finding { text }) }
     }
+}
+
+fn has_more_behind_a_block(step: &Step) -> bool {
+    let before_last = step.commands.split_last().map(|(_, before)| before).unwrap_or_default();
+    before_last.iter().any(|command| may_block(command))
 }
 
 fn start_server(kind: Kind, options: &[&str]) -> Server {
