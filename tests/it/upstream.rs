@@ -8,7 +8,7 @@ mod loss;
 mod repeats;
 mod replies;
 
-use crate::support::{Client, Line, PATIENCE, Proxy, Scripted, be_patient, bulk, wait_until, words};
+use crate::support::{Client, Line, PATIENCE, Proxy, Scripted, be_patient, bulk, command, wait_until, words};
 use std::process::Command;
 
 /// After so many replies the proxy knows how quick a server is, and trusts it with many requests at once.
@@ -69,6 +69,19 @@ fn clients_on_the_line<const COUNT: usize>(
         }
     }
     (clients, line.expect("there are clients"))
+}
+
+/// Requests after which the kernel does not take a large one whole while we do not read: together they are as much as may be
+/// in flight, each is small enough for a shared connection.
+const FILLINGS: usize = 4;
+
+fn fillings() -> Vec<u8> {
+    command(&[b"SET".as_slice(), b"filling", &vec![b'f'; 975_000]]).repeat(FILLINGS)
+}
+
+/// The largest request of a shared connection, about.
+fn large(key: &[u8]) -> Vec<u8> {
+    command(&[b"SET".as_slice(), key, &vec![b'v'; 1_000_000]])
 }
 
 /// Fails unless these clients are served, each with its own reply, by connections that echo.

@@ -1,7 +1,8 @@
 //! A client that knows nothing but bytes: it sends what it is told and reads exactly one reply at a time.
 
-use super::PATIENCE;
 use super::frame::{self, Frame};
+use super::scripted::is_taken;
+use super::{PATIENCE, wait_until};
 use socket2::SockRef;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -68,6 +69,13 @@ impl Client {
         match &mut self.stream {
             Stream::Tcp(stream) => stream.write_all(bytes),
             Stream::Unix(stream) => stream.write_all(bytes),
+        }
+    }
+
+    /// Waits until the other side has read all that was sent.
+    pub fn wait_until_read(&self) {
+        if let Stream::Tcp(stream) = &self.stream {
+            wait_until("all is read", PATIENCE, || is_taken(stream));
         }
     }
 

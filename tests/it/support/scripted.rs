@@ -277,7 +277,7 @@ impl Line {
     pub fn say_in_pieces<'bytes>(&mut self, pieces: impl IntoIterator<Item = &'bytes [u8]>) {
         for piece in pieces {
             self.say(piece);
-            wait_until("the proxy has read the piece", PATIENCE, || self.is_taken());
+            wait_until("the proxy has read the piece", PATIENCE, || is_taken(&self.stream));
         }
     }
 
@@ -399,20 +399,20 @@ impl Line {
             }
         }
     }
+}
 
-    /// Whether the proxy has read all that was said: nothing waits in the kernel on either side.
-    fn is_taken(&self) -> bool {
-        let (Ok(ours), Ok(theirs)) = (self.stream.local_addr(), self.stream.peer_addr()) else { return true };
-        let table = fs::read_to_string("/proc/net/tcp").expect("the system lists its connections");
-        let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-        // `sent and not acknowledged:received and not read`; a connection that is gone has nothing waiting.
-        let queues = |from: SocketAddr, to: SocketAddr| {
-            let (from, to) = (format!(":{:04X}", from.port()), format!(":{:04X}", to.port()));
-            let row = rows.iter().find(|row| row.len() > 4 && row[1].ends_with(&from) && row[2].ends_with(&to));
-            row.map_or("00000000:00000000", |row| row[4])
-        };
-        queues(ours, theirs).starts_with("00000000:") && queues(theirs, ours).ends_with(":00000000")
-    }
+/// Whether the other side has read all that was sent: nothing waits in the kernel at either end.
+pub(super) fn is_taken(stream: &TcpStream) -> bool {
+    let (Ok(ours), Ok(theirs)) = (stream.local_addr(), stream.peer_addr()) else { return true };
+    let table = fs::read_to_string("/proc/net/tcp").expect("the system lists its connections");
+    let rows: Vec<Vec<_>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
+    // `sent and not acknowledged:received and not read`; a connection that is gone has nothing waiting.
+    let queues = |from: SocketAddr, to: SocketAddr| {
+        let (from, to) = (format!(":{:04X}", from.port()), format!(":{:04X}", to.port()));
+        let row = rows.iter().find(|row| row.len() > 4 && row[1].ends_with(&from) && row[2].ends_with(&to));
+        row.map_or("00000000:00000000", |row| row[4])
+    };
+    queues(ours, theirs).starts_with("00000000:") && queues(theirs, ours).ends_with(":00000000")
 }
 
 /// `word` as a bulk string.

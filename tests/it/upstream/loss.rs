@@ -2,14 +2,11 @@
 
 use super::replies::PUSH;
 use super::{
-    assert_indeterminate, assert_served, assert_unavailable, clients_on_one_line, clients_on_the_line, proxy_before,
-    proxy_with, shown,
+    FILLINGS, assert_indeterminate, assert_served, assert_unavailable, clients_on_one_line, clients_on_the_line,
+    more_than_is_written, proxy_before, proxy_with, shown,
 };
 use crate::support::{Client, PATIENCE, Proxy, Scripted, bulk, command, is_direct, wait_until, words};
 use std::thread;
-
-/// More than the kernel takes from the proxy while we do not read, in bytes.
-const UNWRITABLE: usize = 32 << 20;
 
 #[test]
 fn what_was_written_may_have_run_and_what_was_not_has_not() {
@@ -21,19 +18,23 @@ fn what_was_written_may_have_run_and_what_was_not_has_not() {
     let ([mut small, mut large, mut idle], mut line) = clients_on_one_line(&mut upstream, &proxy, 2);
     small.send(&words("INCR a"));
     line.expect("INCR a");
-    let value = vec![b'v'; UNWRITABLE];
-    let requests = [words("INCR b"), command(&[b"SET".as_slice(), b"large", &value]), words("GET behind")].concat();
+    let requests = [words("INCR b"), fillings(), large_request(b"large"), words("GET behind")].concat();
     thread::scope(|scope| {
         scope.spawn(|| large.send(&requests));
         line.expect("INCR b");
-        line.expect_start(b"*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n");
+        line.expect_start(b"*3\r\n$3\r\nSET\r\n$7\r\nfilling\r\n");
     });
+    large.wait_until_read();
     upstream.echo();
-    assert_eq!(line.end_and_drain().len(), 0, "the large request was not written whole");
+    let written = line.end_and_drain().len();
+    assert!(written <= FILLINGS, "the large one was written whole");
     assert_indeterminate(&small.reply());
     assert_indeterminate(&large.reply());
-    assert_unavailable(&large.reply());
-    // There was no room for it behind the large one, so it was not tied to that connection.
+    for number in 0..=FILLINGS {
+        let reply = large.reply();
+        if number < written { assert_indeterminate(&reply) } else { assert_unavailable(&reply) }
+    }
+    // There was no room for it behind the large ones, so it was not tied to that connection.
     assert_eq!(shown(&large.reply()), "$6\\r\\nbehind\\r\\n");
     assert_served([&mut idle, &mut small, &mut large]);
     proxy.assert_running();
