@@ -42,7 +42,7 @@ const COVERED: &[&str] = &[
     "connection,leaving,moved,multi,name,unknown,watch,wrong",
     "connection,leaving,multi,name,script,wait,wrong",
     "broadcast,connection,moved,multi,redirect,script,state,tracking,watch",
-    "connection,info,kill,leaving,monitor,moved,multi,name,state,wait",
+    "connection,info,kill,leaving,monitor,moved,multi,name,state",
 ];
 
 /// How many scripts for each server, unless it is said otherwise.

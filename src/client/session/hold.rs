@@ -343,7 +343,7 @@ impl Session {
         let cause = cause_of(route);
         let timeout = if cause == Cause::Blocking { timeout_of(frame) } else { None };
         // WAIT concerns what was written over its connection.
-        let on = self.wrote.filter(|_| route == Route::Leased(route::Cause::Replication));
+        let on = self.wrote.filter(|_| route == Route::Leased(route::Cause::Replication) && timeout.is_some());
         match self.obtain_lease(cause, on, frame, timeout, turn) {
             Ok(waited) => {
                 // The time it has waited is not to be waited again.

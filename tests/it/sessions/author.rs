@@ -163,6 +163,10 @@ impl<'a> Author<'a> {
         if self.people[client].may_hear && commands.iter().any(|command| publishes(command)) {
             commands.clear();
         }
+        if commands.iter().any(|command| may_block(command) || command.contains("WAIT")) {
+            // Who leaves while it waits for a connection to block on is gone at once: what it asked is not asked.
+            commands.clear();
+        }
         self.people[client] = Person::default();
         Step { client: client + 1, manner, commands }
     }

@@ -162,8 +162,9 @@ impl Stage {
         let is_behind =
             !step.commands.is_empty() && (self.direct.is_blocked(step.client) || has_more_behind_a_block(step));
         let mut others = (1..=MOST_CLIENTS).filter(|other| *other != step.client);
-        if is_behind && others.any(|other| self.deeds[other - 1].is_behind && self.direct.is_blocked(other)) {
-            // Served by one command, they would go on in an order that the proxy does not know: what is behind waits there.
+        let goes_on = is_behind || step.commands.len() > 1;
+        if goes_on && others.any(|other| self.deeds[other - 1].is_behind && self.direct.is_blocked(other)) {
+            // If this serves the other, nobody knows in which order both go on: what is behind a block waits in the proxy.
             return Ok(());
         }
         self.deeds[step.client - 1].is_behind = is_behind;
