@@ -12,13 +12,14 @@
 //! ```
 //!
 //! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it,
-//! `hold` the connection that it has for itself, `retold` what that says of itself, `tracking` what it is told to forget, `transaction` MULTI to EXEC, `subscriber` what is different for a client
+//! `acquire` how it comes by a connection of its own, `hold` what it does with it, `retold` what that says of itself, `tracking` what it is told to forget, `transaction` MULTI to EXEC, `subscriber` what is different for a client
 //! that subscribes, `administration` commands about other clients.
 //!
 //! Invariants: an idle session holds no buffer. A client has unanswered requests on one upstream connection at most; a
 //! change of lane waits until there are none. Reading never stops because the client's own unread replies wait (many
 //! clients write a whole pipeline before they read); those are bounded by disconnecting it.
 
+mod acquire;
 mod administration;
 mod hold;
 mod intake;

@@ -12,6 +12,7 @@ use std::mem;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::acquire::with_timeout;
 use super::retold::Noted;
 use super::{OWN_BUFFER, Phase, Session, Step, Turn};
 use crate::buffer::Memory;
@@ -27,13 +28,7 @@ use crate::command::table;
 use crate::resp::build;
 use crate::resp::inline;
 use crate::resp::request::{Args, Limits, RequestScanner};
-use crate::upstream::{
-    Cause, ConnectionId, Error, Failure, LaneKey, Lease, LeaseWant, Leased, Message, Outcome, Protocol, Traits,
-    Upstream, Why,
-};
-
-/// How long a client waits for a lease, in ticks of 100 ms, unless its command says how long it is ready to wait.
-const PATIENCE: u32 = 10;
+use crate::upstream::{Cause, LaneKey, Lease, Message, Protocol, Traits, Upstream};
 
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
@@ -41,7 +36,7 @@ const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 const INVALIDATIONS: &[u8] = b"__redis__:invalidate";
 
 /// For ever, in ticks.
-const FOR_EVER: u32 = u32::MAX / 2;
+pub(super) const FOR_EVER: u32 = u32::MAX / 2;
 
 /// What a client holds.
 pub(super) struct Hold {
@@ -55,7 +50,7 @@ pub(super) struct Hold {
     /// That is to be assumed until a reply says otherwise.
     presumed: bool,
     /// It is the client's for its life.
-    lasting: bool,
+    pub(super) lasting: bool,
     /// Something is set there that nobody needs: nothing keeps it, but it is closed in the end.
     pub(super) stale: bool,
     /// It has another database, protocol or name than it had, which is known here.
@@ -109,7 +104,7 @@ pub(super) enum Heard {
 }
 
 impl Hold {
-    fn of(lease: Lease) -> Self {
+    pub(super) fn of(lease: Lease) -> Self {
         Self {
             lease,
             watching: false,
@@ -236,25 +231,6 @@ impl Session {
         self.hold.as_ref().is_some_and(|hold| hold.streams)
     }
 
-    /// Somebody ends its wait for others, with an error or as if its time were up; it waits for a lease still.
-    pub(in crate::client) fn unblock(&mut self, with_error: bool) {
-        // If it has come by one in this moment, that is as if it had been served.
-        if self.leasing {
-            self.unblocked = Some(with_error);
-            self.wake();
-        }
-    }
-
-    /// Waits no more for a lease, because somebody has said so.
-    fn give_up_waiting(&mut self, with_error: bool, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
-        turn.upstream.renounce(self.key);
-        (self.leasing, self.since) = (false, None);
-        if with_error {
-            return self.answer_with(turn.env, |out| build::error(refusal::UNBLOCKED, out));
-        }
-        self.nobody_came(Args::new(frame).next().unwrap_or_default(), turn.env)
-    }
-
     /// True while a MULTI of its is open at the server.
     pub(super) fn is_queueing(&self) -> bool {
         self.hold.as_ref().is_some_and(|hold| hold.in_multi)
@@ -317,132 +293,6 @@ impl Session {
             // The server ends it, or we do.
             turn.env.lingering.push((self.key, turn.env.tick));
         }
-    }
-
-    /// A request of a client that has a connection for its life, from its first request on.
-    pub(super) fn over_lasting_lease(
-        &mut self,
-        name: &[u8],
-        frame: &[u8],
-        route: Route,
-        turn: &mut Turn<'_, '_>,
-    ) -> Step {
-        match self.obtain_lease(Cause::Session, None, frame, None, turn) {
-            Ok(_) => self.over_lease(name, frame, route, turn),
-            Err(Step::Blocked) => Step::Blocked,
-            Err(step) => {
-                // What was to be watched is not.
-                self.state.unwatched |= route == Route::Transaction(Transaction::Watch);
-                step
-            }
-        }
-    }
-
-    /// A request that needs a connection of its own.
-    pub(super) fn over_new_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
-        let cause = cause_of(route);
-        let timeout = if cause == Cause::Blocking { timeout_of(frame) } else { None };
-        // WAIT concerns what was written over its connection.
-        let on = self.wrote.filter(|_| route == Route::Leased(route::Cause::Replication) && timeout.is_some());
-        match self.obtain_lease(cause, on, frame, timeout, turn) {
-            Ok(waited) => {
-                // The time it has waited is not to be waited again.
-                let waited = Duration::from_millis(100) * waited;
-                let length = timeout.and_then(|timeout| timeout.length).filter(|_| !waited.is_zero());
-                let left = length.map(|length| length.saturating_sub(waited));
-                let shortened = timeout.zip(left).map(|(timeout, left)| with_timeout(frame, timeout, left));
-                self.over_lease(name, shortened.as_deref().unwrap_or(frame), route, turn)
-            }
-            Err(Step::Blocked) => Step::Blocked,
-            Err(step) => {
-                // What was to be watched is not.
-                self.state.unwatched |= cause == Cause::Watch;
-                step
-            }
-        }
-    }
-
-    /// Sees to it that the client holds a lease; returns how long it has waited for it, in ticks, or what became of its
-    /// request.
-    pub(super) fn obtain_lease(
-        &mut self,
-        cause: Cause,
-        on: Option<ConnectionId>,
-        frame: &[u8],
-        timeout: Option<Timeout>,
-        turn: &mut Turn<'_, '_>,
-    ) -> Result<u32, Step> {
-        if self.replies.forwarded() > 0 {
-            // A change of connection is a barrier.
-            self.wake_at = Some(0);
-            return Err(if self.may_wait(turn) { Step::Blocked } else { self.unavailable(&[], &Error::Overdue, turn) });
-        }
-        if let Some(with_error) = self.unblocked.take().filter(|_| self.leasing) {
-            return Err(self.give_up_waiting(with_error, frame, turn));
-        }
-        let waited = self.since.map_or(0, |since| turn.upstream.ticks().saturating_sub(since));
-        let want = LeaseWant { client: self.key, name: self.state.id, lane: self.lane, cause, on };
-        match turn.upstream.lease(want, turn.cx.waker()) {
-            Leased::Ready(lease) => {
-                (self.leasing, self.since) = (false, None);
-                if let Some(id) = self.bound.take() {
-                    turn.upstream.leave(id);
-                }
-                turn.upstream.name_lease(&lease, &self.state.name);
-                let lasting = cause == Cause::Session;
-                self.hold = Some(Box::new(Hold { lasting, ..Hold::of(lease) }));
-                Ok(waited)
-            }
-            Leased::Wait { crowded } => {
-                let own = match timeout {
-                    Some(Timeout { length, .. }) => length.map_or(FOR_EVER, ticks),
-                    None if crowded => PATIENCE,
-                    None => turn.upstream.limit(),
-                };
-                // Another client may keep the one that it must be for as long as it likes.
-                let is_taken = on.is_some_and(|id| turn.upstream.is_held(id));
-                let limit = if is_taken { own.min(PATIENCE) } else { own };
-                if self.may_wait_for(limit, turn) {
-                    // Whoever waits for others is gone at once; whoever leaves otherwise is answered first.
-                    self.leasing = cause == Cause::Blocking;
-                    return Err(Step::Blocked);
-                }
-                turn.upstream.renounce(self.key);
-                (self.leasing, self.since) = (false, None);
-                Err(self.gave_up(cause, frame, timeout.filter(|_| limit == own), turn))
-            }
-            Leased::Unavailable(error) => {
-                (self.leasing, self.since) = (false, None);
-                if on.is_some() && matches!(error, Error::Closed) {
-                    // Nobody knows where what it wrote is.
-                    let lost = Failure { outcome: Outcome::Unknown, why: Why::Lost };
-                    return Err(self.answer_with(turn.env, |out| build::error(lost.text(), out)));
-                }
-                Err(self.unavailable(on_its_own(cause, self.block.is_some(), frame), &error, turn))
-            }
-        }
-    }
-
-    /// Nobody gave up a connection in time.
-    fn gave_up(&mut self, cause: Cause, frame: &[u8], timeout: Option<Timeout>, turn: &mut Turn<'_, '_>) -> Step {
-        turn.upstream.report_crowd();
-        if timeout.is_none() {
-            return self.unavailable(on_its_own(cause, self.block.is_some(), frame), &Error::NoLease, turn);
-        }
-        let name = Args::new(frame).next().unwrap_or_default();
-        self.nobody_came(name, turn.env)
-    }
-
-    /// The answer to a command that nobody has served in its own time.
-    fn nobody_came(&mut self, name: &[u8], env: &mut Env) -> Step {
-        let resp3 = self.state.protocol == Protocol::Resp3;
-        let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
-        self.answer_with(env, |out| match () {
-            () if is("blmove") || is("brpoplpush") => build::nil(resp3, out),
-            () if is("wait") => build::integer(0, out),
-            () if is("waitaof") => out.extend_from_slice(b"*2\r\n:0\r\n:0\r\n"),
-            () => build::nil_array(resp3, out),
-        })
     }
 
     /// A request of a client that holds a lease.
@@ -702,23 +552,8 @@ impl Session {
         self.over_lease(name, frame, route, turn)
     }
 
-    /// Sends a block over the client's own connection; its EXEC comes there too.
-    pub(super) fn exec_over_lasting_lease(&mut self, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
-        match self.obtain_lease(Cause::Session, None, frame, None, turn) {
-            Ok(_) => {
-                self.replay_block(turn);
-                self.over_lease(b"exec", frame, Route::Transaction(Transaction::Exec), turn)
-            }
-            Err(Step::Blocked) => Step::Blocked,
-            Err(step) => {
-                self.drop_block(turn.env);
-                step
-            }
-        }
-    }
-
     /// Sends what is queued, up to its EXEC, over the client's own connection.
-    fn replay_block(&mut self, turn: &mut Turn<'_, '_>) {
+    pub(super) fn replay_block(&mut self, turn: &mut Turn<'_, '_>) {
         let Some(block) = self.block.take() else { return };
         turn.env.pool.memory().resized(block.capacity(), 0);
         self.hold.iter_mut().for_each(|hold| hold.begin_block(true));
@@ -847,29 +682,6 @@ impl Session {
     }
 }
 
-/// What metrics and the bound on leases call the reason.
-fn cause_of(route: Route) -> Cause {
-    match route {
-        Route::Leased(route::Cause::Blocking | route::Cause::Replication) => Cause::Blocking,
-        Route::Leased(route::Cause::Monitor) => Cause::Monitor,
-        Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand) => Cause::Unknown,
-        Route::Transaction(Transaction::Watch) => Cause::Watch,
-        Route::Transaction(_) => Cause::Transaction,
-        // What could be shared has one because it is large.
-        Route::Shared(_) => Cause::Big,
-        Route::Leased(route::Cause::Administration | route::Cause::ClientState)
-        | Route::Local(_)
-        | Route::Subscription(_)
-        | Route::Control
-        | Route::Refused => Cause::ClientState,
-    }
-}
-
-/// A request that would be answered as any other if it needed no connection of its own; nothing if it is part of something.
-fn on_its_own(cause: Cause, is_queued: bool, frame: &[u8]) -> &[u8] {
-    if matches!(cause, Cause::Big | Cause::Session) && !is_queued { frame } else { &[] }
-}
-
 /// Whether it is a subcommand of CLIENT.
 fn is_about_client(route: Route) -> bool {
     match route {
@@ -898,21 +710,12 @@ fn manner(route: Route) -> Manner {
     if let Route::Shared(manner) = route { manner } else { Manner::default() }
 }
 
-/// The same request with so much time left.
-fn with_timeout(frame: &[u8], timeout: Timeout, left: Duration) -> Vec<u8> {
-    let left = timeout.text(left);
-    let mut shortened = Vec::with_capacity(frame.len() + left.len());
-    let args = Args::new(frame).enumerate();
-    inline::encode(args.map(|(at, arg)| if at == timeout.at { left.as_bytes() } else { arg }), &mut shortened);
-    shortened
-}
-
-fn timeout_of(frame: &[u8]) -> Option<Timeout> {
+pub(super) fn timeout_of(frame: &[u8]) -> Option<Timeout> {
     let args = Args::new(frame);
     blocking::timeout(table::of_request(args.clone())?, &args)
 }
 
 /// A length of time in ticks of 100 ms, rounded up.
-fn ticks(length: Duration) -> u32 {
+pub(super) fn ticks(length: Duration) -> u32 {
     u32::try_from(length.as_millis().div_ceil(100)).unwrap_or(FOR_EVER).min(FOR_EVER)
 }

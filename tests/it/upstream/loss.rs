@@ -3,7 +3,7 @@
 use super::replies::PUSH;
 use super::{
     FILLINGS, assert_indeterminate, assert_served, assert_unavailable, clients_on_one_line, clients_on_the_line,
-    more_than_is_written, proxy_before, proxy_with, shown,
+    fillings, large as large_request, proxy_before, proxy_with, shown,
 };
 use crate::support::{Client, PATIENCE, Proxy, Scripted, bulk, command, is_direct, wait_until, words};
 use std::thread;
