@@ -67,7 +67,7 @@ pub use shared::Config;
 pub(crate) use shared::Shared;
 pub use subscription::OnLoss;
 use subscription::Subscriptions;
-pub(crate) use subscription::{Name, Sort, Verdict};
+pub(crate) use subscription::{Behind, Name, Sort, Verdict};
 use supervisor::Failover;
 
 use crate::buffer::{ChunkPool, Memory};

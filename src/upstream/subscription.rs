@@ -141,6 +141,15 @@ impl Subscriptions {
     }
 }
 
+/// What a client that publishes waits for.
+#[derive(Clone, Copy)]
+pub(crate) struct Behind {
+    /// This is to be answered, a command's number.
+    change: u64,
+    /// And that is all: who had left before it was subscribed is not any more.
+    again: bool,
+}
+
 /// All workers know that a connection is coming as long as there is this.
 struct Coming {
     shared: Arc<Shared>,
@@ -163,13 +172,19 @@ impl Drop for Coming {
 }
 
 impl Upstream {
-    /// True while somebody is not subscribed yet who asked for it before: what a client publishes now would not be heard,
-    /// and many subscribers do not wait until they are told. The waker is called when it is worth asking again; `behind` is
-    /// kept meanwhile.
-    pub(crate) fn is_too_early(&mut self, behind: &mut Option<u64>, client: ClientKey, waker: &Waker) -> bool {
+    /// True while somebody is not subscribed yet who asked for it before, or still is who has left: what a client publishes
+    /// now would not be heard by the first, who may not wait to be told, and the second would be counted. The waker is
+    /// called when it is worth asking again; `behind` is kept meanwhile.
+    pub(crate) fn is_too_early(&mut self, behind: &mut Option<Behind>, client: ClientKey, waker: &Waker) -> bool {
         let Subscriptions { register, publishers, .. } = &mut self.subscriptions;
-        let is_early = self.shared.feeds_coming.load(Ordering::Relaxed) > 0
-            || !register.has_answered(*behind.get_or_insert(register.last_subscription()));
+        let is_early = self.shared.feeds_coming.load(Ordering::Relaxed) > 0 || {
+            let last = register.last_change();
+            let behind = behind.get_or_insert(Behind { change: last, again: false });
+            if !behind.again && register.has_answered(behind.change) {
+                *behind = Behind { change: last, again: true };
+            }
+            !register.has_answered(behind.change)
+        };
         if is_early {
             publishers.insert(client, waker.clone());
         } else {
@@ -195,7 +210,7 @@ impl Upstream {
     fn progress_of_feed(&mut self) {
         let Subscriptions { register, coming, publishers, .. } = &mut self.subscriptions;
         if let Some(Coming { until, .. }) = coming
-            && register.has_answered(*until.get_or_insert(register.last_subscription()))
+            && register.has_answered(*until.get_or_insert(register.last_change()))
         {
             *coming = None;
         }
