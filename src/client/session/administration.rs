@@ -47,7 +47,7 @@ impl Session {
         if own && killed {
             self.phase = Phase::Finishing { linger: true };
         } else if killed {
-            turn.upstream.shared().kill_client(id);
+            turn.upstream.kill_client(id);
         }
         step
     }
