@@ -87,7 +87,7 @@
 //!
 //! Many clients publish, or have others publish, without waiting to be told that they are subscribed. PUBLISH goes over a lane,
 //! where it would be faster than the SUBSCRIBE before it, above all when the feed has to be made first. So it waits until
-//! those are subscribed who have asked before it, for half a second at most.
+//! those are subscribed who have asked before it, and those are not any more who have left, for half a second at most.
 //!
 //! When the feed is lost its hearers may have missed something. They are disconnected, once they have the replies that are
 //! due, or subscribed again over a new feed. It is dialled like the connections of a lane: it has a lane of its own.

@@ -68,8 +68,8 @@ use quota::Slot;
 pub use shared::Config;
 pub(crate) use shared::Shared;
 pub use subscription::OnLoss;
-use subscription::Subscriptions;
-pub(crate) use subscription::{Name, Sort, Verdict};
+pub(crate) use subscription::{Behind, Name, Sort, Topics, Verdict};
+use subscription::{Subscriptions, Unsettled};
 use supervisor::Failover;
 
 use crate::buffer::{ChunkPool, Memory};
@@ -110,12 +110,12 @@ pub(crate) enum Event {
     Probe,
     /// Somebody hears nothing: ask for a sign of life.
     Prove,
-    /// A worker has its subscription connection, or will not have it now.
-    FeedCame,
+    /// Subscriptions of some worker have changed, as was announced.
+    Settled,
     /// The server has become a replica: all connections are to be made anew.
     Renew,
     /// The client of this id is to be disconnected.
-    Kill(u64),
+    Kill(u64, Arc<Unsettled>),
     /// A request was sent over the control connection, or not.
     Controlled { recipient: control::Recipient, report: control::Report },
     /// The client of this id, which waits for a lease to block on, is to wait no more, and to hear an error or not.
@@ -598,10 +598,14 @@ impl Upstream {
             Event::Breaker(change) => self.breaker_changed(change, clients),
             Event::Probe => self.probe(),
             Event::Prove => self.prove(),
-            Event::FeedCame => self.release_publishers(),
+            Event::Settled => self.release_publishers(),
             Event::Renew => self.renew(),
-            Event::Kill(client) => clients.kill(client),
-            Event::Controlled { recipient, report } => Self::controlled(&recipient, report, clients),
+            Event::Kill(client, _unsettled) => {
+                if let Some((client, topics)) = clients.kill(client) {
+                    self.forget(client, topics);
+                }
+            }
+            Event::Controlled { recipient, report } => self.controlled(&recipient, report, clients),
             Event::Unblock(client, with_error) => clients.unblock(client, with_error),
         }
         None

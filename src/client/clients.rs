@@ -22,7 +22,7 @@ use crate::command::deny::Denied;
 use crate::resp::request::Limits;
 use crate::transport::Transport;
 use crate::upstream::{
-    ClientKey, ConnectionId, Failure, InFlight, LaneKey, Protocol, Replies, Shared, Upstream, Verdict,
+    ClientKey, ConnectionId, Failure, InFlight, LaneKey, Protocol, Replies, Shared, Topics, Upstream, Verdict,
 };
 
 /// A client that owes us the reading of more than this must make progress, in bytes.
@@ -334,9 +334,11 @@ impl Replies for Clients {
         find(&mut self.sessions, client).is_some_and(|session| session.rotate(request, left))
     }
 
-    fn kill(&mut self, client: u64) {
+    fn kill(&mut self, client: u64) -> Option<(ClientKey, Topics)> {
         let mut sessions = self.sessions.iter_mut().map(|(_, session)| session);
-        sessions.find(|session| session.id() == client).into_iter().for_each(|session| session.kill());
+        let session = sessions.find(|session| session.id() == client)?;
+        session.kill();
+        Some((session.key, session.topics()))
     }
 
     fn unblock(&mut self, client: u64, with_error: bool) {

@@ -55,10 +55,11 @@ use crate::resp::build;
 use crate::resp::request::{Args, RequestScanner};
 use crate::transport::Transport;
 use crate::upstream::{
-    ClientKey, ConnectionId, Error, Failure, LaneId, LaneKey, Message, Protocol, Reserve, Traits, Upstream, Use, Want,
+    Behind, ClientKey, ConnectionId, Error, Failure, LaneId, LaneKey, Message, Protocol, Reserve, Traits, Upstream,
+    Use, Want,
 };
 
-/// So long what is published waits for those to be subscribed who asked for it before, in ticks.
+/// So long what is published waits for the subscriptions that were asked for before, in ticks.
 const HEAD_START: u32 = 5;
 
 /// Requests taken from one client in one turn; then its neighbours have theirs.
@@ -158,8 +159,8 @@ pub(super) struct Session {
     half_delivered: bool,
     /// The task is to be woken when no more forwarded requests than this are unanswered.
     wake_at: Option<usize>,
-    /// What it publishes waits for those to be subscribed who have asked up to this.
-    behind: Option<u64>,
+    /// What it publishes waits for the subscriptions that were asked for before.
+    behind: Option<Behind>,
     task: Option<Waker>,
     /// The task waits for the socket to take more.
     pub(super) blocked_on_write: bool,

@@ -69,21 +69,26 @@ impl Upstream {
     }
 
     /// Hands the reply to who asked.
-    pub(super) fn controlled(recipient: &Recipient, report: Report, clients: &mut impl Replies) {
+    pub(super) fn controlled(&mut self, recipient: &Recipient, report: Report, clients: &mut impl Replies) {
         let Recipient { client, name, traits, ends_server } = *recipient;
         let entry = InFlight::elsewhere(client, traits);
-        let mut fail = |failure| clients.fail(entry, &[], failure, &[]);
-        match report {
+        let failure = match report {
             Report::Reply(reply) => {
                 clients.deliver(entry, &reply, 0..reply.len(), true);
                 clients.flush(&reply);
                 return;
             }
             // Its client sees what it would see of the server.
-            Report::Lost if ends_server => clients.kill(name),
-            Report::Lost => fail(Failure { outcome: Outcome::Unknown, why: Why::Lost }),
-            Report::NotSent(error) => fail(Failure::not_sent(error.why())),
-        }
+            Report::Lost if ends_server => {
+                if let Some((client, topics)) = clients.kill(name) {
+                    self.forget(client, topics);
+                }
+                return;
+            }
+            Report::Lost => Failure { outcome: Outcome::Unknown, why: Why::Lost },
+            Report::NotSent(error) => Failure::not_sent(error.why()),
+        };
+        clients.fail(entry, &[], failure, &[]);
         clients.flush(&[]);
     }
 }

@@ -82,8 +82,8 @@ pub(crate) struct Shared {
     demand: AtomicUsize,
     /// Attempts that are carried on in the background, at servers that took a connection and say nothing.
     pub(super) lingering: AtomicUsize,
-    /// Subscription connections that are being made, or that nothing is subscribed over yet.
-    pub(super) feeds_coming: AtomicUsize,
+    /// Changes of subscriptions of which their worker's subscription connection does not know yet.
+    pub(super) unsettled: AtomicUsize,
     /// Counts how often all connections were given up because the server had become a replica.
     pub(super) renewals: AtomicU32,
     /// What the server calls the connection that a client has for itself, by the id that the client knows.
@@ -117,7 +117,7 @@ impl Shared {
             usable: AtomicUsize::new(0),
             demand: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
-            feeds_coming: AtomicUsize::new(0),
+            unsettled: AtomicUsize::new(0),
             renewals: AtomicU32::new(0),
             lessees: Mutex::default(),
             queued: Mutex::default(),
@@ -315,11 +315,6 @@ impl Shared {
     /// The client that has this connection for itself.
     pub(crate) fn client_of(&self, connection: u64) -> Option<u64> {
         locked(&self.lessees).iter().find(|(_, known)| **known == connection).map(|(client, _)| *client)
-    }
-
-    /// Ends a client's connection, whichever worker has it.
-    pub(crate) fn kill_client(&self, client: u64) {
-        self.broadcast(|| Event::Kill(client));
     }
 
     /// The reply to COMMAND that was seen last.

@@ -84,6 +84,9 @@ impl Sort {
 /// The name of a channel or pattern, kept once for all who hear it.
 pub(crate) type Name = Rc<[u8]>;
 
+/// Names of every sort.
+pub(crate) type Topics = Vec<(Sort, Vec<Name>)>;
+
 /// What becomes of subscribers whose upstream connection is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnLoss {
@@ -141,35 +144,61 @@ impl Subscriptions {
     }
 }
 
-/// All workers know that a connection is coming as long as there is this.
+/// What a client that publishes waits for.
+#[derive(Clone, Copy)]
+pub(crate) struct Behind {
+    /// This is to be answered, a command's number.
+    change: u64,
+    /// And that is all: who had left before it was subscribed is not any more.
+    again: bool,
+}
+
+/// All workers know that somebody is about to hear something, or nothing any more, as long as there is this.
+pub(crate) struct Unsettled(Arc<Shared>);
+
+impl Unsettled {
+    pub(super) fn new(shared: &Arc<Shared>) -> Self {
+        shared.unsettled.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        self.0.unsettled.fetch_sub(1, Ordering::Relaxed);
+        self.0.broadcast(|| Event::Settled);
+    }
+}
+
+/// A connection that is being made.
 struct Coming {
-    shared: Arc<Shared>,
+    _unsettled: Unsettled,
     /// It has come when all commands up to this are answered, which were sent first.
     until: Option<u64>,
 }
 
-impl Coming {
-    fn new(shared: &Arc<Shared>) -> Self {
-        shared.feeds_coming.fetch_add(1, Ordering::Relaxed);
-        Self { shared: Arc::clone(shared), until: None }
-    }
-}
-
-impl Drop for Coming {
-    fn drop(&mut self) {
-        self.shared.feeds_coming.fetch_sub(1, Ordering::Relaxed);
-        self.shared.broadcast(|| Event::FeedCame);
+impl Shared {
+    /// Disconnects a client, of whatever worker. Who knows that, and then publishes, does not count it any more.
+    pub(crate) fn kill_client(self: &Arc<Self>, client: u64) {
+        let unsettled = Arc::new(Unsettled::new(self));
+        self.broadcast(|| Event::Kill(client, Arc::clone(&unsettled)));
     }
 }
 
 impl Upstream {
-    /// True while somebody is not subscribed yet who asked for it before: what a client publishes now would not be heard,
-    /// and many subscribers do not wait until they are told. The waker is called when it is worth asking again; `behind` is
-    /// kept meanwhile.
-    pub(crate) fn is_too_early(&mut self, behind: &mut Option<u64>, client: ClientKey, waker: &Waker) -> bool {
+    /// True while somebody is not subscribed yet who asked for it before, or still is who has left: what a client publishes
+    /// now would not be heard by the first, who may not wait to be told, and the second would be counted. The waker is
+    /// called when it is worth asking again; `behind` is kept meanwhile.
+    pub(crate) fn is_too_early(&mut self, behind: &mut Option<Behind>, client: ClientKey, waker: &Waker) -> bool {
         let Subscriptions { register, publishers, .. } = &mut self.subscriptions;
-        let is_early = self.shared.feeds_coming.load(Ordering::Relaxed) > 0
-            || !register.has_answered(*behind.get_or_insert(register.last_subscription()));
+        let is_early = self.shared.unsettled.load(Ordering::Relaxed) > 0 || {
+            let last = register.last_change();
+            let behind = behind.get_or_insert(Behind { change: last, again: false });
+            if !behind.again && register.has_answered(behind.change) {
+                *behind = Behind { change: last, again: true };
+            }
+            !register.has_answered(behind.change)
+        };
         if is_early {
             publishers.insert(client, waker.clone());
         } else {
@@ -184,7 +213,7 @@ impl Upstream {
     }
 
     pub(super) fn expect_feed(&mut self) {
-        self.subscriptions.coming = Some(Coming::new(&self.shared));
+        self.subscriptions.coming = Some(Coming { _unsettled: Unsettled::new(&self.shared), until: None });
     }
 
     pub(super) fn expect_no_feed(&mut self) {
@@ -195,7 +224,7 @@ impl Upstream {
     fn progress_of_feed(&mut self) {
         let Subscriptions { register, coming, publishers, .. } = &mut self.subscriptions;
         if let Some(Coming { until, .. }) = coming
-            && register.has_answered(*until.get_or_insert(register.last_subscription()))
+            && register.has_answered(*until.get_or_insert(register.last_change()))
         {
             *coming = None;
         }
@@ -248,8 +277,8 @@ impl Upstream {
     }
 
     /// A client that heard these topics hears nothing any more, and waits for nothing.
-    pub(crate) fn forget(&mut self, client: ClientKey, topics: impl Iterator<Item = (Sort, Vec<Name>)>) {
-        topics.for_each(|(sort, names)| self.subscriptions.register.forget(client, sort, &names));
+    pub(crate) fn forget(&mut self, client: ClientKey, topics: Topics) {
+        topics.into_iter().for_each(|(sort, names)| self.subscriptions.register.forget(client, sort, &names));
         self.command(Register::undo);
     }
 

@@ -428,7 +428,11 @@ async function steps(shop, log) {
   const done = [];
   shop.workers(3, async (job, token) => {
     done.push(`${job.name} at ${job.data.step ?? "its only step"}`);
-    if (job.name !== "steps") return job.name;
+    if (job.name !== "steps") {
+      // Otherwise its parent might find that there is nothing to wait for.
+      await until("its parent waits", async () => (await queue.getJobState("steps")) === "waiting-children");
+      return job.name;
+    }
     if (job.data.step === 1) {
       await job.updateData({ step: 2 });
       await job.moveToDelayed(Date.now() + 20, token);

@@ -126,7 +126,7 @@ impl Session {
                 }
                 turn.upstream.name_lease(&lease, &self.state.name);
                 let lasting = cause == Cause::Session;
-                self.hold = Some(Box::new(Hold { lasting, ..Hold::of(lease) }));
+                self.hold = Some(Box::new(Hold::of(lease, lasting)));
                 Ok(waited)
             }
             Leased::Wait { crowded } => {

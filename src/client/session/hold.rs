@@ -50,7 +50,7 @@ pub(super) struct Hold {
     /// That is to be assumed until a reply says otherwise.
     presumed: bool,
     /// It is the client's for its life.
-    pub(super) lasting: bool,
+    lasting: bool,
     /// Something is set there that nobody needs: nothing keeps it, but it is closed in the end.
     pub(super) stale: bool,
     /// It has another database, protocol or name than it had, which is known here.
@@ -104,14 +104,14 @@ pub(super) enum Heard {
 }
 
 impl Hold {
-    pub(super) fn of(lease: Lease) -> Self {
+    pub(super) fn of(lease: Lease, lasting: bool) -> Self {
         Self {
             lease,
             watching: false,
             in_multi: false,
             pinned: false,
             presumed: false,
-            lasting: false,
+            lasting,
             stale: false,
             moved: false,
             caching: false,

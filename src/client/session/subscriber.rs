@@ -18,7 +18,7 @@ use crate::client::subscriptions::{self, Subscriptions};
 use crate::command::route::{Local, Manner, Route, Subscription};
 use crate::resp::build;
 use crate::resp::request::Args;
-use crate::upstream::{Error, Name, Protocol, Reserve, Sort, Upstream, Verdict};
+use crate::upstream::{Error, Name, Protocol, Reserve, Sort, Topics, Upstream, Verdict};
 
 /// What a client has that subscribes.
 #[derive(Default)]
@@ -151,7 +151,7 @@ impl Session {
             }
             Reserve::Wait | Reserve::Elsewhere(_) => self.wait_for_verdict(turn),
             Reserve::Unavailable(_) => {
-                turn.upstream.forget(self.key, std::iter::once((sort, names)));
+                turn.upstream.forget(self.key, vec![(sort, names)]);
                 self.ask(ask);
                 self.settle_at_once(turn.env)
             }
@@ -311,8 +311,13 @@ impl Session {
     /// Hears nothing any more, because it is gone.
     pub(in crate::client) fn leave_feed(&self, upstream: &mut Upstream) {
         if let Some(subscriber) = &self.subscriber {
-            upstream.forget(self.key, Sort::ALL.map(|sort| (sort, subscriber.topics.all(sort))).into_iter());
+            upstream.forget(self.key, subscriber.everything());
         }
+    }
+
+    /// What it hears.
+    pub(in crate::client) fn topics(&self) -> Topics {
+        self.subscriber.as_ref().map(|subscriber| subscriber.everything()).unwrap_or_default()
     }
 
     /// Gives back what a client needs only while it subscribes.
@@ -335,6 +340,10 @@ impl Session {
 }
 
 impl Subscriber {
+    fn everything(&self) -> Topics {
+        Sort::ALL.map(|sort| (sort, self.topics.all(sort))).into()
+    }
+
     /// Bytes of messages that wait until a reply is complete.
     pub(super) fn backlog(&self) -> usize {
         self.held.len()

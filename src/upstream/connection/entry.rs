@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Failure;
 use super::View;
 use crate::upstream::lane::ConnectionId;
-use crate::upstream::subscription::Verdict;
+use crate::upstream::subscription::{Topics, Verdict};
 
 /// Names a client to its worker. The generation tells a client from a later one in the same slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -197,8 +197,8 @@ pub(crate) trait Replies {
     /// wait for the connection. It is to be asked again: `request`, with so much time left, or for ever. False if that
     /// cannot be.
     fn rotate(&mut self, client: ClientKey, request: Vec<u8>, left: Option<Duration>) -> bool;
-    /// Ends the connection of the client that knows itself by this id, if it is here.
-    fn kill(&mut self, client: u64);
+    /// Ends the connection of the client that knows itself by this id, if it is here. Returns what it hears.
+    fn kill(&mut self, client: u64) -> Option<(ClientKey, Topics)>;
     /// Ends the wait for a lease of the client that knows itself by this id, with an error or as if its time were up.
     fn unblock(&mut self, client: u64, with_error: bool);
     /// The connection that this client had for itself is gone, and what it left there with it.

@@ -34,9 +34,9 @@ use crate::upstream::connection::ClientKey;
 pub(super) struct Register {
     topics: [HashMap<Name, Audience>; 3],
     ledger: VecDeque<Due>,
-    /// Commands that were ever entered, and the number of the last that subscribes.
+    /// Commands that were ever entered, and the number of the last that is no PING.
     entered: u64,
-    last_subscription: u64,
+    last_change: u64,
     /// Bytes of all commands since the connection began.
     sent: u64,
     /// Topics that were left without hearers while the server sends them.
@@ -106,9 +106,9 @@ impl Register {
         self.ledger.len()
     }
 
-    /// The number of the last command that subscribes.
-    pub(super) fn last_subscription(&self) -> u64 {
-        self.last_subscription
+    /// The number of the last command that subscribes, or ends subscriptions.
+    pub(super) fn last_change(&self) -> u64 {
+        self.last_change
     }
 
     /// True if the command of this number is answered, or will never be.
@@ -190,8 +190,8 @@ impl Register {
     fn enter(&mut self, command: Command, due: Due, len: usize) {
         self.sent += len as u64;
         self.entered += 1;
-        if command == Command::Subscribe {
-            self.last_subscription = self.entered;
+        if command != Command::Ping {
+            self.last_change = self.entered;
         }
         self.ledger.push_back(Due { command, end: self.sent, ..due });
     }
@@ -362,8 +362,8 @@ impl Register {
 
     /// Nobody hears anything any more. Only after [`Register::lose`].
     pub(super) fn clear(&mut self) {
-        let Self { entered, last_subscription, .. } = *self;
-        *self = Self { entered, last_subscription, ..Self::default() };
+        let Self { entered, last_change, .. } = *self;
+        *self = Self { entered, last_change, ..Self::default() };
     }
 
     /// Asks a new connection for everything that is heard, each topic by itself: one that is refused does no harm to the

@@ -157,3 +157,19 @@ fn a_client_is_told_what_it_is_subscribed_to() {
     tells(&mut client, " flags=P ");
     tells(&mut client, " sub=1 psub=2 ssub=1 ");
 }
+
+#[test]
+fn who_was_killed_is_not_counted_any_more() {
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--workers", "1"]);
+    });
+    let mut publisher = proxy.connect();
+    for round in 0..500 {
+        let mut client = proxy.connect();
+        let id = client.frame("CLIENT ID").as_text();
+        subscribe(&mut client, "c");
+        assert_eq!(publisher.ask(&format!("CLIENT KILL ID {id}")), b":1\r\n");
+        assert_eq!(publisher.ask("PUBLISH c text"), b":0\r\n", "round {round}");
+    }
+}

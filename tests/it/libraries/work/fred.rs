@@ -17,6 +17,9 @@ use tokio::task::{JoinHandle, JoinSet};
 /// More messages than any scenario sends: a receiver that falls behind by so many loses some.
 const MESSAGES: usize = 4_096;
 
+/// What is published to learn whether somebody is subscribed.
+const PROBE: &str = "probe";
+
 #[test]
 fn fred() {
     compare_work("fred at work", |url| {
@@ -280,11 +283,23 @@ async fn scripts(place: &Place, seen: &mut Transcript) {
     );
 }
 
-/// The next so many messages, as text.
+/// Publishes until the receiver hears it: fred says that it is subscribed when it has asked to be.
+async fn until_heard(publisher: &Client, receiver: &mut Receiver<Message>, channel: &str, text: &str) {
+    until("it is subscribed", async || {
+        let _: i64 = publisher.publish(channel, text).await.expect("it is published");
+        std::iter::from_fn(|| receiver.try_recv().ok()).any(|message| message.value.as_str().as_deref() == Some(text))
+    })
+    .await;
+}
+
+/// The next so many messages, as text, without those of [`until_heard`].
 async fn messages(receiver: &mut Receiver<Message>, count: usize) -> Vec<String> {
     let mut heard = Vec::new();
     while heard.len() < count {
         let message = receiver.recv().await.expect("another message comes");
+        if message.value.as_str().as_deref() == Some(PROBE) {
+            continue;
+        }
         let kind = match message.kind {
             MessageKind::Message => "message",
             MessageKind::PMessage => "pattern",
@@ -301,6 +316,7 @@ async fn channels(place: &Place, seen: &mut Transcript) {
     let [one, two, pattern] = place.keys(["one", "two", "t*"]);
     note(seen, "subscribed", subscriber.subscribe(vec![one.clone(), two.clone()]).await);
     note(seen, "to a pattern", subscriber.psubscribe(&pattern).await);
+    until_heard(&publisher, &mut receiver, &place.key("t-probe"), PROBE).await;
     for at in 0..20 {
         let channel = if at % 2 == 0 { &one } else { &two };
         let _: i64 = publisher.publish(channel, format!("message {at}")).await.expect("it is published");
@@ -313,18 +329,22 @@ async fn channels(place: &Place, seen: &mut Transcript) {
     let known = [subscriber.tracked_channels(), subscriber.tracked_patterns()];
     seen.record("known to the library", &format!("{known:?}"));
     note(seen, "unsubscribed", subscriber.unsubscribe_all().await);
-    let known: BTreeSet<String> = publisher.pubsub_channels(place.key("*")).await.expect("PUBSUB is answered");
-    seen.record("known", &format!("{known:?}"));
+    until("nobody is", async || {
+        publisher.pubsub_channels::<Vec<String>, _>(place.key("*")).await.is_ok_and(|known| known.is_empty())
+    })
+    .await;
 }
 
 /// Each of several subscribers hears each of several publishers in order.
 async fn chat_room(place: &Place, seen: &mut Transcript) {
     let room = place.key("room");
+    let prober = place.connect().await;
     let mut listening = Vec::new();
     for _ in 0..3 {
         let subscriber = place.subscriber().await;
         let mut receiver = subscriber.message_rx();
         subscriber.subscribe(&room).await.expect("it is subscribed");
+        until_heard(&prober, &mut receiver, &room, PROBE).await;
         listening.push(tokio::spawn(async move {
             let heard = messages(&mut receiver, 4 * 50).await;
             subscriber.quit().await.expect("QUIT is answered");
@@ -516,12 +536,9 @@ async fn resubscription(place: &Place, seen: &mut Transcript) {
     let id: i64 = subscriber.client_id().await.expect("an id");
     let channel = place.key("resubscribed");
     subscriber.subscribe(&channel).await.expect("it is subscribed");
+    until_heard(&client, &mut receiver, &channel, PROBE).await;
     note(seen, "killed", client.client_kill::<i64>(vec![ClientKillFilter::ID(id.to_string())]).await);
-    until("it is subscribed again", async || {
-        client.publish::<i64, _, _>(&channel, "welcome-back").await.is_ok_and(|heard| heard > 0)
-    })
-    .await;
-    seen.record("heard", &format!("{:?}", messages(&mut receiver, 1).await));
+    until_heard(&client, &mut receiver, &channel, "welcome-back").await;
     managing.abort();
 }
 
@@ -559,6 +576,7 @@ async fn beside_a_subscription(place: &Place, seen: &mut Transcript) {
     let mut receiver = client.message_rx();
     let [channel, number] = place.keys(["beside", "beside:number"]);
     client.subscribe(&channel).await.expect("it is subscribed");
+    until_heard(&publisher, &mut receiver, &channel, PROBE).await;
     for at in 1..=20 {
         let _: i64 = publisher.publish(&channel, at).await.expect("it is published");
         let block = client.multi();
