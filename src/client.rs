@@ -6,6 +6,7 @@
 //! - [`reply_queue`]: replies leave in the order of the requests. Pure.
 //! - [`state`]: what a client has set on its connection. [`subscriptions`]: what it is subscribed to. Pure.
 //! - [`transaction`]: what a client has queued since MULTI. Pure.
+//! - [`ids`]: the server's ids of connections and ours of clients, one put for the other. Pure.
 //! - [`local`], [`degraded`], [`refusal`]: what is answered here. [`unserved`]: which of it while Redis does not answer.
 
 mod clients;

@@ -43,10 +43,16 @@
 //!
 //! # A connection of one's own
 //!
-//! What cannot share a connection goes over a *lease*. `session/hold.rs` decides what needs one and until when it is kept;
-//! `upstream/lease.rs` finds it: a *slot* of the process-wide quota (`upstream/quota.rs`) first, which keeps reserves for lanes and
+//! What cannot share a connection goes over a *lease*. `session/acquire.rs` asks for one and waits, `session/hold.rs` sends over
+//! it and knows until when it is kept; `upstream/lease.rs` finds it: a *slot* of the process-wide quota (`upstream/quota.rs`) first, which keeps reserves for lanes and
 //! for leases that do not block, then an idle connection, one that is switched, or a new one. The
 //! handle is owned: whoever drops it closes the connection, and with it everything left behind there.
+//!
+//! The server knows a leased connection by an id of its own, and the client knows itself by one of ours: `client/ids.rs` and
+//! `session/retold.rs` put one for the other. What an open MULTI sets on its connection is known when its EXEC is answered.
+//!
+//! SCRIPT KILL, FUNCTION KILL and SHUTDOWN go over a connection made for that one request (`upstream/control.rs`): a server that
+//! runs a script answers little else, and all other connections may be stuck behind it.
 //!
 //! # When Redis does not answer
 //!
@@ -121,6 +127,7 @@
 //! | worker threads (`--workers`) | their clients and upstream connections outright, in one state that is borrowed for one poll at a time and never across an await | with the process |
 //! | a task for each client | nothing: it calls `Clients::drive` | when the session is over |
 //! | a task for each upstream connection | nothing: it calls `Upstream::drive` | when the connection is gone |
+//! | a task for each control request | the connection it makes | with an `Event` to its worker |
 //! | a task for each dial or switch | the socket being made, and its permit | with an `Event` to its worker; two that a server took and does not answer may go on for ten minutes |
 //!
 //! # Invariants

@@ -129,6 +129,11 @@ impl Census {
         self.known().get_mut(&id).into_iter().for_each(|known| known.hears = hears);
     }
 
+    /// A client is ended, and so not to be found any more.
+    pub(super) fn forget(&self, id: u64) {
+        self.known().remove(&id);
+    }
+
     fn known(&self) -> MutexGuard<'_, HashMap<u64, Known>> {
         // Nothing that runs under the lock can panic half-way, so a poisoned one still guards good data.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
@@ -209,7 +214,7 @@ impl Clients {
         }
         session.leave_feed(upstream);
         session.release(&mut self.env);
-        self.env.census.known().remove(&session.id());
+        self.env.census.forget(session.id());
         self.sessions.remove(key.slot as usize);
         // What it had for itself ends with it, at once.
         upstream.renounce(key);

@@ -105,6 +105,7 @@ impl Session {
             self.phase = Phase::Finishing { linger: true };
             self.wake();
         } else {
+            env.census.forget(kill.id);
             env.upstream.kill_client(kill.id);
         }
     }

