@@ -270,24 +270,7 @@ impl Settings {
         if !(1..=256).contains(&workers) {
             return Err(wrong("workers", format!("`{workers}` is not between 1 and 256")));
         }
-        if self.pool_size < least_pool(workers) {
-            let problem = format!(
-                "`{}` is too small for --workers {workers}, which need 2 each, and one for a client that blocks and one for \
-                 a transaction: give at least {}",
-                self.pool_size,
-                least_pool(workers)
-            );
-            return Err(wrong("pool-size", problem));
-        }
-        let dedicated = self.max_clients.saturating_add(2 * workers);
-        if self.mode == Mode::Session && self.pool_size < dedicated {
-            let problem = format!(
-                "`{}` is too small for --mode session, which gives each of --max-clients {} a connection of its own, and each \
-                 of --workers {workers} two: give at least {dedicated}, or fewer --max-clients",
-                self.pool_size, self.max_clients
-            );
-            return Err(wrong("pool-size", problem));
-        }
+        self.check_pool(workers)?;
         if self.outage.slow_request_timeout < self.outage.request_timeout {
             return Err(wrong("slow-request-timeout", "it is less than --request-timeout: give at least as much"));
         }
@@ -326,6 +309,29 @@ impl Settings {
             log_format: self.log_format.unwrap_or_else(default_log_format),
             log: self.log.clone(),
         })
+    }
+
+    /// Whether the pool is large enough for everything to work.
+    fn check_pool(&self, workers: usize) -> Result<(), Error> {
+        if self.pool_size < least_pool(workers) {
+            let problem = format!(
+                "`{}` is too small for --workers {workers}, which need 2 each, and one for a client that blocks and one for \
+                 a transaction: give at least {}",
+                self.pool_size,
+                least_pool(workers)
+            );
+            return Err(wrong("pool-size", problem));
+        }
+        let dedicated = self.max_clients.saturating_add(2 * workers);
+        if self.mode == Mode::Session && self.pool_size < dedicated {
+            let problem = format!(
+                "`{}` is too small for --mode session, which gives each of --max-clients {} a connection of its own, and each \
+                 of --workers {workers} two: give at least {dedicated}, or fewer --max-clients",
+                self.pool_size, self.max_clients
+            );
+            return Err(wrong("pool-size", problem));
+        }
+        Ok(())
     }
 
     /// The addresses to listen on, none of which may be open to strangers by accident.

@@ -50,7 +50,7 @@ impl Upstream {
     ///
     /// # Errors
     /// The operator keeps us apart.
-    pub(crate) fn control(&mut self, order: Order<'_>) -> Result<(), Error> {
+    pub(crate) fn control(&self, order: Order<'_>) -> Result<(), Error> {
         if self.view.state == breaker::State::Isolated {
             return Err(Error::Open);
         }

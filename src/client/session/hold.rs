@@ -308,14 +308,12 @@ impl Session {
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
         if self.replies.forwarded() > 0 && (self.bound.is_some() || (begins && !hold.in_multi)) {
             // A change of connection is a barrier.
-            self.wake_at = Some(0);
-            return self.stand_behind(turn);
+            return self.stand_behind_all(turn);
         }
         let alone = Args::new(frame).len() == 1;
         let quits = route == Route::Local(Local::Quit) || (route == Route::Local(Local::Reset) && alone);
         if self.replies.forwarded() > 0 && (hold.alone.is_some() || quits) {
-            self.wake_at = Some(0);
-            return self.stand_behind(turn);
+            return self.stand_behind_all(turn);
         }
         if begins && !hold.in_multi {
             hold.streams = true;
@@ -375,8 +373,7 @@ impl Session {
         let notes = Noted::is_wanted_inside(route, frame);
         let is_unknown = matches!(route, Route::Leased(route::Cause::Unknown | route::Cause::UnknownSubcommand));
         if (is_unknown || notes || (ends && !hold.noted.is_empty())) && self.replies.forwarded() > 0 {
-            self.wake_at = Some(0);
-            return self.stand_behind(turn);
+            return self.stand_behind_all(turn);
         }
         if ends {
             let retold = route == Route::Transaction(Transaction::Exec) && !hold.noted.is_empty();
@@ -435,8 +432,7 @@ impl Session {
             _ => Noted::is_wanted(route, frame).then_some(Alone::Retold),
         };
         if alone.is_some() && self.replies.forwarded() > 0 {
-            self.wake_at = Some(0);
-            return self.stand_behind(turn);
+            return self.stand_behind_all(turn);
         }
         let is_single = Args::new(frame).len() == 1;
         let Some(hold) = self.hold.as_mut() else { return Step::Done };
@@ -448,13 +444,11 @@ impl Session {
             Route::Local(_) if alone == Some(Alone::Retold) => {}
             Route::Local(_) if self.replies.forwarded() > 0 && self.state.tracking.is_some() => {
                 // What it is told of besides replies comes in its place.
-                self.wake_at = Some(0);
-                return self.stand_behind(turn);
+                return self.stand_behind_all(turn);
             }
             Route::Local(_) => return self.local_beside(frame, route, turn),
             Route::Subscription(_) | Route::Control | Route::Refused if self.replies.forwarded() > 0 => {
-                self.wake_at = Some(0);
-                return self.stand_behind(turn);
+                return self.stand_behind_all(turn);
             }
             Route::Subscription(_) | Route::Control | Route::Refused => {
                 return self.without_lease(name, frame, route, turn);
@@ -466,8 +460,7 @@ impl Session {
             }
             Route::Transaction(Transaction::Multi) if is_single && self.replies.forwarded() > 0 => {
                 // What it queues is counted by the replies.
-                self.wake_at = Some(0);
-                return self.stand_behind(turn);
+                return self.stand_behind_all(turn);
             }
             Route::Transaction(Transaction::Multi) if is_single => hold.begin_block(true),
             Route::Leased(route::Cause::Monitor) => {
@@ -493,11 +486,16 @@ impl Session {
         if self.may_wait_for(FOR_EVER, turn) { Step::Blocked } else { Step::Done }
     }
 
+    /// Waits until all before it is answered.
+    fn stand_behind_all(&mut self, turn: &mut Turn<'_, '_>) -> Step {
+        self.wake_at = Some(0);
+        self.stand_behind(turn)
+    }
+
     /// Ends a MULTI in which something stands that cannot be forwarded: nothing of it may run.
     fn spoil_multi(&mut self, turn: &mut Turn<'_, '_>) -> Step {
         if self.replies.forwarded() > 0 {
-            self.wake_at = Some(0);
-            return self.stand_behind(turn);
+            return self.stand_behind_all(turn);
         }
         self.lose_multi(turn);
         self.answer_with(turn.env, |out| build::error(refusal::NOT_IN_MULTI, out))
@@ -514,8 +512,7 @@ impl Session {
     pub(super) fn deny(&mut self, route: Route, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
         if self.is_queueing() {
             if self.replies.forwarded() > 0 {
-                self.wake_at = Some(0);
-                return self.stand_behind(turn);
+                return self.stand_behind_all(turn);
             }
             self.lose_multi(turn);
         }
