@@ -617,6 +617,7 @@ impl Upstream {
         self.look();
         self.trial = None;
         self.bury();
+        self.tell_orphans(clients);
         self.watch(clients);
         self.tend();
         self.rotate_leases(clients);

@@ -283,6 +283,10 @@ impl Session {
             Phase::Serving => self.serve(&mut Turn { cx: &mut *cx, upstream, env: &mut *env, share: TURN_REQUESTS }),
             Phase::Finishing { .. } | Phase::Lingering { .. } | Phase::Dead => Poll::Pending,
         };
+        if matches!(self.phase, Phase::Finishing { linger: true }) {
+            // Nothing more is taken from it, so what it waits for it waits for in vain.
+            self.leave_hold(upstream, env);
+        }
         if self.hold.is_some() && self.wake_at.is_none() {
             // It may be over then.
             self.wake_at = Some(0);

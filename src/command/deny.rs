@@ -78,7 +78,7 @@ impl Denied {
         let Some(command) = table::find(name) else { return self.others.contains(&name.to_ascii_lowercase()) };
         is_denied(command)
             || (command.is_container()
-                && args.next().and_then(|subcommand| table::find_sub(command, subcommand)).is_some_and(is_denied))
+                && args.next().and_then(|word| table::find_sub(command, up_to_nul(word))).is_some_and(is_denied))
     }
 
     /// The names of all that are denied, in alphabetical order.
@@ -89,6 +89,11 @@ impl Denied {
         let names: BTreeSet<String> = known.map(|(command, _)| command.name.to_owned()).chain(others).collect();
         names.into_iter().collect()
     }
+}
+
+/// Servers before Redis 7 read a subcommand up to its first NUL.
+fn up_to_nul(word: &[u8]) -> &[u8] {
+    word.split(|&byte| byte == 0).next().unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -119,6 +124,7 @@ mod tests {
         assert!(!covers(&["config|set"], "CONFIG GET a"));
         assert!(covers(&["config"], "CONFIG GET a"));
         assert!(covers(&["config"], "CONFIG NOSUCH"));
+        assert!(covers(&["config|set"], "CONFIG SET\0 a b"), "as Redis 6.2 reads it");
         assert!(!covers(&["object|freq"], "OBJECT"));
     }
 

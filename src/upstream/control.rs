@@ -2,8 +2,8 @@
 //!
 //! While a script runs for too long Redis answers `-BUSY` to everything but a few commands, the shared connections are
 //! stuck behind it and the breaker may be open; SCRIPT KILL, FUNCTION KILL and SHUTDOWN must arrive all the same. Each is
-//! sent over a new connection that does no more than say who we are, and is closed behind it. There is one of these at a
-//! time in the process, beyond `--pool-size`: all connections of the pool may be stuck.
+//! sent over a new connection that does no more than say who we are, and is closed behind it. These are made one at a time,
+//! and come on top of `--pool-size`: all connections of the pool may be stuck.
 
 use std::sync::Arc;
 
@@ -111,10 +111,10 @@ async fn ask(shared: &Shared, name: &str, words: &[Vec<u8>]) -> Report {
     };
     let opened = async {
         // Closed only with the process, and then nobody asks.
-        let turn = shared.control.acquire().await.map_err(|_| Error::Overdue)?;
-        Ok::<_, Error>((turn, connect::introduce(&attempt).await?))
+        let _turn = shared.control.acquire().await.map_err(|_| Error::Overdue)?;
+        connect::introduce(&attempt).await
     };
-    let (_turn, mut wire) = match timeout(config.request_timeout, opened).await {
+    let mut wire = match timeout(config.request_timeout, opened).await {
         Ok(Ok(opened)) => opened,
         Ok(Err(error)) => return Report::NotSent(error),
         Err(_) => return Report::NotSent(Error::Overdue),

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
-use super::connection::{ClientKey, Connection, Replies, Sending, Traits};
+use super::connection::{ClientKey, Connection, Replies, Sending, Traits, Unanswered};
 use super::error::{Error, Why};
 use super::lane::{ConnectionId, LaneId, Use};
 use super::quota::{Cause, Slot, Ticket};
@@ -94,6 +94,8 @@ pub(super) struct Leases {
     /// Connections asked for and not there yet.
     pub(super) asked: usize,
     dropped: Dropped,
+    /// Requests of others on connections that were closed, and whether they are fenced off.
+    orphans: Vec<(Unanswered, bool)>,
 }
 
 struct Waiter {
@@ -355,7 +357,8 @@ impl Upstream {
         entry.connection.lend(None);
         entry.holder = None;
         self.leases.idle.push(id);
-        self.wake_lessees();
+        // Those who have no slot yet are woken with it.
+        self.remind_lessees();
         if self.shared.permits.is_wanted() || !self.starved.is_empty() {
             self.withdraw(id);
             self.hand_over_if_at_rest(id);
@@ -368,13 +371,27 @@ impl Upstream {
         dropped.into_iter().for_each(|id| self.close_lease(id));
     }
 
+    /// Tells those whose requests went down with another client's lease.
+    pub(super) fn tell_orphans(&mut self, clients: &mut impl Replies) {
+        for (request, fenced) in std::mem::take(&mut self.leases.orphans) {
+            self.fail(&request, Why::Lost, fenced, clients);
+            clients.flush(&[]);
+        }
+    }
+
     /// Closes a connection whose client is gone, or has left something behind that is not to be undone.
     fn close_lease(&mut self, id: ConnectionId) {
+        let fence = self.fence_for(id);
         let Some(entry) = self.remove(id) else { return };
-        let (_, changes) = entry.connection.close(&mut self.pool);
+        let client = entry.holder.as_ref().map(|holder| holder.client);
+        let (mut others, changes) = entry.connection.close(&mut self.pool);
         debug_assert!(changes.is_empty(), "a lease carries no trials");
+        // It may have been a lane's, and others wait there.
+        others.retain(|request| Some(request.entry.client) != client);
+        let fenced = self.put_up(fence, false, &others);
+        self.leases.orphans.extend(others.into_iter().map(|request| (request, fenced)));
         // Whoever waits may dial now.
-        self.wake_lessees();
+        self.remind_lessees();
     }
 
     /// Notes that the connection is of another lane now, and has another name: its client has said so to the server.
@@ -528,22 +545,31 @@ impl Upstream {
             }
         }
         blocked.sort_by_key(|(since, _)| *since);
-        for (_, id) in blocked.into_iter().take(waiting.saturating_sub(releasing)) {
-            self.release(id, clients);
+        let mut due = waiting.saturating_sub(releasing);
+        for (_, id) in blocked {
+            if due == 0 {
+                return;
+            }
+            due -= usize::from(self.release(id, clients));
         }
     }
 
-    /// Ends what a client waits for on its connection.
-    fn release(&mut self, id: ConnectionId, clients: &mut impl Replies) {
-        let Some(via) = self.least_busy() else { return };
+    /// Ends what a client waits for on its connection; false if that cannot be now.
+    fn release(&mut self, id: ConnectionId, clients: &mut impl Replies) -> bool {
+        let Some(via) = self.least_busy() else {
+            // The lanes have lent out all they had.
+            let lane = self.entry(id).map(|entry| entry.lane);
+            lane.into_iter().for_each(|lane| self.obtain_if_bare(lane));
+            return false;
+        };
         let (ticks, serial) = (self.ticks, u32::try_from(id.serial & u64::from(u32::MAX)).unwrap_or_default());
-        let Some(entry) = self.entry(id) else { return };
-        let (Some(holder), Some(peer)) = (entry.holder.as_mut(), entry.connection.peer()) else { return };
-        let Some((request, deadline)) = entry.connection.only_request() else { return };
+        let Some(entry) = self.entry(id) else { return false };
+        let (Some(holder), Some(peer)) = (entry.holder.as_mut(), entry.connection.peer()) else { return false };
+        let Some((request, deadline)) = entry.connection.only_request() else { return false };
         let number = peer.id.to_string();
         let left = (deadline < FOR_EVER).then(|| TICK * deadline.saturating_sub(MARGIN).saturating_sub(ticks));
         if !clients.rotate(holder.client, request, left) {
-            return;
+            return false;
         }
         holder.releasing = true;
         let mut unblock = Vec::new();
@@ -551,6 +577,7 @@ impl Upstream {
         inline::encode(words.into_iter(), &mut unblock);
         let client = ClientKey::of_release(serial);
         self.send(via, Message { client, traits: Traits::default(), since: None, after: 0 }, &unblock);
+        true
     }
 
     /// A CLIENT UNBLOCK was answered.

@@ -53,6 +53,13 @@ pub struct Config {
     pub longest_message: usize,
 }
 
+/// Who has which connection for itself: the server's ids by those that clients know, and the other way round.
+#[derive(Default)]
+struct Lessees {
+    connections: HashMap<u64, u64>,
+    clients: HashMap<u64, u64>,
+}
+
 /// What all workers share.
 pub(crate) struct Shared {
     pub(super) config: Config,
@@ -87,7 +94,7 @@ pub(crate) struct Shared {
     /// Counts how often all connections were given up because the server had become a replica.
     pub(super) renewals: AtomicU32,
     /// What the server calls the connection that a client has for itself, by the id that the client knows.
-    lessees: Mutex<HashMap<u64, u64>>,
+    lessees: Mutex<Lessees>,
     /// Clients that wait for one to block on.
     queued: Mutex<HashSet<u64>>,
     /// Counts how often subscribers were subscribed again after having heard nothing for a while.
@@ -281,16 +288,22 @@ impl Shared {
 
     /// Notes that a client has a connection for itself, which the server knows by this id, or has it no more.
     pub(super) fn note_lessee(&self, client: u64, connection: Option<u64>) {
-        let mut lessees = locked(&self.lessees);
-        match connection {
-            Some(connection) => drop(lessees.insert(client, connection)),
-            None => drop(lessees.remove(&client)),
+        let Lessees { connections, clients } = &mut *locked(&self.lessees);
+        let before = match connection {
+            Some(connection) => {
+                clients.insert(connection, client);
+                connections.insert(client, connection)
+            }
+            None => connections.remove(&client),
+        };
+        if let Some(before) = before.filter(|before| connection != Some(*before)) {
+            clients.remove(&before);
         }
     }
 
     /// What the server calls the connection that a client has for itself, if it has one.
     pub(crate) fn connection_of(&self, client: u64) -> Option<u64> {
-        locked(&self.lessees).get(&client).copied()
+        locked(&self.lessees).connections.get(&client).copied()
     }
 
     /// Notes that a client waits for a lease to block on, or does so no more.
@@ -314,7 +327,7 @@ impl Shared {
 
     /// The client that has this connection for itself.
     pub(crate) fn client_of(&self, connection: u64) -> Option<u64> {
-        locked(&self.lessees).iter().find(|(_, known)| **known == connection).map(|(client, _)| *client)
+        locked(&self.lessees).clients.get(&connection).copied()
     }
 
     /// The reply to COMMAND that was seen last.

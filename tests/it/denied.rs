@@ -100,6 +100,23 @@ fn within_a_transaction_it_ends_all_of_it() {
 }
 
 #[test]
+fn what_is_denied_does_not_overtake_an_acknowledgement() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::patient(&server, |flags| {
+        flags.args(["--deny-commands", "flushall"]);
+    });
+    for _ in 0..20 {
+        let mut client = proxy.connect();
+        client.send(&[words("SUBSCRIBE c"), words("FLUSHALL")].concat());
+        assert_eq!(client.reply(), b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n");
+        assert!(client.reply().starts_with(b"-NOPERM "));
+    }
+}
+
+#[test]
 fn what_is_no_command_is_called_so() {
     let server = Server::start(Kind::Redis70);
     for (mistake, words) in [("@nosuch", "@dangerous"), ("config|nosuch", "no subcommand"), ("a b c", "is no command")]

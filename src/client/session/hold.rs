@@ -35,6 +35,11 @@ const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 /// The channel on which clients in RESP2 are told what to forget.
 const INVALIDATIONS: &[u8] = b"__redis__:invalidate";
 
+/// Requests about the client's own connection that an open MULTI may hold, and how long each may be, in bytes: they are kept
+/// until EXEC is answered.
+const MAX_NOTED: usize = 1_000;
+const LONGEST_NOTED: usize = 16 * 1024;
+
 /// For ever, in ticks.
 pub(super) const FOR_EVER: u32 = u32::MAX / 2;
 
@@ -68,6 +73,10 @@ pub(super) struct Hold {
     /// Everything that comes is for the client, whatever was asked; until the server has done its RESET.
     pub(super) streams: bool,
     resetting: bool,
+    /// Its client says no more.
+    left: bool,
+    /// Something that may take long is queued.
+    slow: bool,
     /// What it waits for ends soon, as if its time were up, and is to be asked for again: this.
     again: Option<Vec<u8>>,
 }
@@ -121,6 +130,8 @@ impl Hold {
             alone: None,
             streams: false,
             resetting: false,
+            left: false,
+            slow: false,
             again: None,
         }
     }
@@ -133,6 +144,18 @@ impl Hold {
     /// True while it is not known whether another database or protocol is set there.
     fn is_unsure(&self) -> bool {
         self.alone == Some(Alone::Retold) && self.noted.iter().any(Noted::moves)
+    }
+
+    /// Whether a request may honestly take long. EXEC does if anything does that is queued.
+    fn is_slow(&mut self, route: Route, frame: &[u8]) -> bool {
+        let slow = match route {
+            Route::Shared(manner) => manner.slow,
+            Route::Leased(_) => table::of_request(Args::new(frame)).is_none_or(|command| command.slow),
+            Route::Transaction(Transaction::Exec) => mem::take(&mut self.slow),
+            Route::Local(_) | Route::Subscription(_) | Route::Transaction(_) | Route::Control | Route::Refused => false,
+        };
+        self.slow |= slow && self.in_multi;
+        slow
     }
 
     /// The next request goes alone.
@@ -168,7 +191,8 @@ impl Hold {
                 self.pinned |= !(refused(b"-ERR unknown command") || refused(b"-ERR unknown subcommand"));
                 self.presumed = false;
             }
-            Some(Alone::Monitor) if reply.starts_with(b"-") => self.streams = false,
+            // What was to come as a stream is not to reach another client.
+            Some(Alone::Monitor) if reply.starts_with(b"-") => (self.streams, self.stale) = (false, true),
             Some(Alone::Rearming) if reply != b"+OK\r\n" => return Heard::Fatal,
             Some(Alone::Monitor | Alone::Blocking | Alone::Replication | Alone::Retold | Alone::Rearming) | None => {}
         }
@@ -236,6 +260,11 @@ impl Session {
         self.hold.as_ref().is_some_and(|hold| hold.in_multi)
     }
 
+    /// True while the reply to a WATCH of its is due, or to anything else over the connection where keys are watched.
+    pub(super) fn awaits_watch(&self) -> bool {
+        self.replies.forwarded() > 0 && self.hold.as_ref().is_some_and(|hold| hold.watching)
+    }
+
     /// True while the client's leaving is to be noticed at once, though nothing more is taken from it.
     pub(super) fn is_attentive(&self) -> bool {
         let waits = |hold: &Hold| matches!(hold.alone, Some(Alone::Blocking | Alone::Replication | Alone::Monitor));
@@ -245,6 +274,10 @@ impl Session {
     /// Others wait for its connection: it stands in line again when it hears that its time is up.
     pub(in crate::client) fn rotate(&mut self, request: Vec<u8>, left: Option<Duration>) -> bool {
         let Some(hold) = self.hold.as_mut().filter(|hold| hold.alone == Some(Alone::Blocking)) else { return false };
+        if Args::new(&request).skip(1).any(|word| word == b"$") {
+            // It waits for what is added from now on (XREAD): asked again later, it would miss what came between.
+            return false;
+        }
         let shortened = timeout_of(&request).zip(left).map(|(timeout, left)| with_timeout(&request, timeout, left));
         hold.again = Some(shortened.unwrap_or(request));
         true
@@ -262,6 +295,7 @@ impl Session {
     /// The connection is gone, and what was on it.
     pub(in crate::client) fn bereave(&mut self, env: &mut Env) {
         let Some(hold) = self.hold.take() else { return };
+        self.since = None;
         if hold.streams {
             // A stream cannot be continued honestly; what came of it is passed on.
             if self.phase == Phase::Serving {
@@ -286,12 +320,13 @@ impl Session {
 
     /// The client has sent its last byte. What waits for others is given up at once: a reply that does not exist yet is
     /// not due, and must not take an element from anybody.
-    pub(super) fn leave_hold(&self, turn: &mut Turn<'_, '_>) {
-        let Some(hold) = &self.hold else { return };
-        turn.upstream.finish_lease(&hold.lease);
+    pub(super) fn leave_hold(&mut self, upstream: &mut Upstream, env: &mut Env) {
+        let Some(hold) = self.hold.as_mut().filter(|hold| !hold.left) else { return };
+        hold.left = true;
+        upstream.finish_lease(&hold.lease);
         if hold.alone.is_some() || hold.streams {
             // The server ends it, or we do.
-            turn.env.lingering.push((self.key, turn.env.tick));
+            env.lingering.push((self.key, env.tick));
         }
     }
 
@@ -411,6 +446,9 @@ impl Session {
         }
         let mut sent = None;
         if notes {
+            if hold.noted.len() >= MAX_NOTED || frame.len() > LONGEST_NOTED {
+                return self.spoil_multi(turn);
+            }
             let place = Some(hold.queued);
             hold.noted.push(Noted { place, route, request: frame.to_vec() });
             sent = local::without_login(route, Args::new(frame), turn.env.password.as_ref());
@@ -487,7 +525,7 @@ impl Session {
     }
 
     /// Waits until all before it is answered.
-    fn stand_behind_all(&mut self, turn: &mut Turn<'_, '_>) -> Step {
+    pub(super) fn stand_behind_all(&mut self, turn: &mut Turn<'_, '_>) -> Step {
         self.wake_at = Some(0);
         self.stand_behind(turn)
     }
@@ -506,10 +544,19 @@ impl Session {
         self.hold = None;
         turn.upstream.bury();
         self.block = Some(Box::new(Block::lost()));
+        if !self.loses_track(turn.env) {
+            self.kill();
+        }
     }
 
     /// Refuses what the operator denies, as Redis refuses what an ACL denies: within a transaction it ends all of it.
     pub(super) fn deny(&mut self, route: Route, frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
+        if self.awaits_verdict() {
+            return self.wait_for_verdict(turn);
+        }
+        if self.awaits_watch() {
+            return self.stand_behind_all(turn);
+        }
         if self.is_queueing() {
             if self.replies.forwarded() > 0 {
                 return self.stand_behind_all(turn);
@@ -523,7 +570,7 @@ impl Session {
         if route == Route::Transaction(Transaction::Exec) {
             return self.abort(error.trim_ascii_end().strip_prefix(b"-").unwrap_or_default(), turn);
         }
-        self.block.iter_mut().for_each(|block| block.spoil());
+        self.spoil_block(turn.env);
         self.answer_with(turn.env, |out| out.extend_from_slice(&error))
     }
 
@@ -536,13 +583,13 @@ impl Session {
                 Err(Step::Blocked) => return Step::Blocked,
                 Err(step) => {
                     // The client was told so; nothing of the block runs.
-                    self.block.iter_mut().for_each(|block| block.spoil());
+                    self.spoil_block(turn.env);
                     return step;
                 }
             }
         }
         if let Some(error) = turn.upstream.shared().identity().refusal_of_blocks() {
-            self.block.iter_mut().for_each(|block| block.spoil());
+            self.spoil_block(turn.env);
             return self.answer_with(turn.env, |out| build::error(error.as_bytes(), out));
         }
         self.replay_block(turn);
@@ -584,6 +631,9 @@ impl Session {
         if self.hold.as_ref().is_some_and(|hold| hold.watching) {
             self.hold = None;
             turn.upstream.bury();
+            if !self.loses_track(turn.env) {
+                self.kill();
+            }
         }
     }
 
@@ -596,7 +646,7 @@ impl Session {
         turn: &mut Turn<'_, '_>,
     ) -> Step {
         let Some(hold) = &mut self.hold else { return Step::Done };
-        let manner = manner(route);
+        let manner = Manner { slow: hold.is_slow(route, frame), ..manner(route) };
         hold.caching = route == Route::Leased(route::Cause::ClientState)
             && Args::new(frame).nth(1).is_some_and(|subcommand| is(subcommand, b"caching"));
         if may_write(route) {

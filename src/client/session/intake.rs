@@ -178,7 +178,7 @@ impl Session {
 
     /// The client has sent its last byte; it gets its replies, then the connection ends.
     fn end_of_input(&mut self, turn: &mut Turn<'_, '_>) -> Poll<bool> {
-        self.leave_hold(turn);
+        self.leave_hold(turn.upstream, turn.env);
         self.phase = Phase::Finishing { linger: false };
         Poll::Pending
     }

@@ -209,7 +209,7 @@ impl Session {
     }
 
     /// The time that passes counts; but what is pending is answered first, within its own.
-    fn wait_for_verdict(&mut self, turn: &mut Turn<'_, '_>) -> Step {
+    pub(super) fn wait_for_verdict(&mut self, turn: &mut Turn<'_, '_>) -> Step {
         self.may_wait(turn);
         Step::Blocked
     }

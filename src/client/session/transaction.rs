@@ -52,6 +52,9 @@ impl Session {
         turn: &mut Turn<'_, '_>,
     ) -> Option<Step> {
         let args = Args::new(frame);
+        if matches!(route, Route::Transaction(Transaction::Exec | Transaction::Discard)) && self.awaits_watch() {
+            return Some(self.stand_behind_all(turn));
+        }
         match route {
             Route::Local(Local::Quit) => return None,
             Route::Local(Local::Reset) if args.len() == 1 => {
@@ -138,6 +141,15 @@ impl Session {
         self.drop_block(turn.env);
         self.forget_watch(turn);
         self.answer_with(turn.env, |out| build::error(refusal::aborted(reason.as_ref()), out))
+    }
+
+    /// What was queued is not run: EXEC will say so.
+    pub(super) fn spoil_block(&mut self, env: &Env) {
+        if let Some(block) = &mut self.block {
+            let before = block.capacity();
+            block.spoil();
+            env.pool.memory().resized(before, block.capacity());
+        }
     }
 
     /// Forgets what was queued.

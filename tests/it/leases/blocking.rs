@@ -209,3 +209,48 @@ fn who_waits_for_a_lease_to_block_on_is_unblocked_like_anybody() {
     drop(blocked);
     wait_until_blocked(&server, 0);
 }
+
+/// What follows a blocked command may end its client too.
+#[test]
+fn who_breaks_the_protocol_while_it_waits_takes_nothing() {
+    let server = Server::start(Kind::Redis70);
+    let proxy = one_worker(&server);
+    let mut other = server.connect();
+    for _ in 0..5 {
+        let mut client = proxy.connect();
+        client.send(&[words("BLPOP ghost 0"), b"*x\r\n".to_vec()].concat());
+        client.wait_until_read();
+        if !is_direct() {
+            wait_until("nobody is blocked", PATIENCE, || blocked(&server) == 0);
+            assert_eq!(other.ask("RPUSH ghost 1"), b":1\r\n");
+            assert_eq!(other.ask("DEL ghost"), b":1\r\n");
+        }
+    }
+    assert_none_is_lost(&proxy, &server);
+}
+
+/// While others wait for its connection, who reads a stream from now on keeps it: asked again, it would miss something.
+#[test]
+fn who_reads_a_stream_from_now_on_misses_nothing() {
+    if is_direct() {
+        return;
+    }
+    const READERS: usize = 8;
+    let server = Server::start(Kind::Redis70);
+    let proxy = one_worker(&server);
+    let mut readers: Vec<Client> = (0..READERS).map(|_| proxy.connect()).collect();
+    readers.iter_mut().for_each(|reader| reader.send(&words("XREAD BLOCK 0 STREAMS s $")));
+    wait_until_blocked(&server, READERS);
+    let mut poppers: Vec<Client> = (0..2 * BLOCKING).map(|_| proxy.connect()).collect();
+    for (number, popper) in poppers.iter_mut().enumerate() {
+        popper.send(&words(&format!("BLPOP l-{number} 0")));
+    }
+    let mut other = proxy.connect();
+    // All of them have their turn.
+    for (number, popper) in poppers.iter_mut().enumerate() {
+        assert_eq!(other.ask(&format!("RPUSH l-{number} x")), b":1\r\n");
+        assert!(popper.reply().ends_with(b"$1\r\nx\r\n"));
+    }
+    assert!(other.ask("XADD s * f v").starts_with(b"$"));
+    readers.iter_mut().for_each(|reader| assert!(reader.reply().ends_with(b"$1\r\nf\r\n$1\r\nv\r\n")));
+}

@@ -1,7 +1,7 @@
 //! WAIT: how many replicas have what its client wrote.
 
 use super::{PATIENCE, assert_none_is_lost, one_worker};
-use crate::support::{Client, Kind, Proxy, Server, is_direct, wait_until};
+use crate::support::{Client, Kind, Proxy, Server, is_direct, wait_until, words};
 use std::time::{Duration, Instant};
 
 /// A replica of `server` that is in step with it.
@@ -62,4 +62,27 @@ fn wait_says_that_nobody_knows_once_a_connection_was_lost() {
     assert!(reply.starts_with(b"-INDETERMINATE "), "{}", reply.escape_ascii());
     wait_until("it is connected again", PATIENCE, || client.ask("SET k 2") == b"+OK\r\n");
     assert_eq!(client.ask("WAIT 0 100"), b":0\r\n");
+}
+
+/// Its connection was a lane's: those who still wait there are answered, whatever becomes of who waits for replicas.
+#[test]
+fn who_dies_while_it_waits_for_replicas_takes_nobody_with_it() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = one_worker(&server);
+    let (mut waiting, mut other) = (proxy.connect(), proxy.connect());
+    assert_eq!(waiting.ask("SET k v"), b"+OK\r\n");
+    assert_eq!(other.ask("GET k"), b"$1\r\nv\r\n");
+    server.freeze();
+    other.send(&words("GET k"));
+    other.wait_until_read();
+    waiting.send(&words("WAIT 1 0"));
+    waiting.wait_until_read();
+    waiting.reset();
+    server.thaw();
+    let reply = other.reply();
+    assert!(reply == b"$1\r\nv\r\n" || reply == b"$-1\r\n", "{}", reply.escape_ascii());
+    wait_until("it is served again", PATIENCE, || other.ask("GET k") == b"$1\r\nv\r\n");
 }

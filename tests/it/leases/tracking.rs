@@ -1,7 +1,7 @@
 //! Clients that Redis tells what to forget: that they are never left with what nobody would tell them of.
 
 use super::{PATIENCE, assert_none_is_lost, one_worker};
-use crate::support::{Client, Kind, Server, is_direct, others, wait_until};
+use crate::support::{Client, Kind, Server, is_direct, others, wait_until, words};
 
 const FORGET_ALL: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
 
@@ -121,4 +121,23 @@ fn who_is_told_over_anothers_connection_is_told_so_through_the_proxy() {
         }
         assert_none_is_lost(&proxy, &server);
     }
+}
+
+/// A transaction that is given up takes the connection with it that the server tells of keys.
+#[test]
+fn who_loses_its_connection_with_a_transaction_is_told_too() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = one_worker(&server);
+    let mut client = proxy.connect();
+    client.hello3();
+    assert_eq!(client.ask("CLIENT TRACKING ON"), b"+OK\r\n");
+    assert_eq!(client.ask("GET k"), b"_\r\n");
+    assert_eq!(client.ask("MULTI"), b"+OK\r\n");
+    client.send(&words("CLIENT REPLY ON"));
+    assert_eq!(client.reply(), b">2\r\n$10\r\ninvalidate\r\n_\r\n");
+    assert!(client.reply().starts_with(b"-ERR "));
+    assert!(client.ask("EXEC").starts_with(b"-EXECABORT "));
 }

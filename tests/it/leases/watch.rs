@@ -169,3 +169,28 @@ fn a_watch_whose_connection_is_lost_ends_in_execabort() {
     increment(&mut client);
     assert_none_is_lost(&proxy, &server);
 }
+
+/// After a WATCH that was refused the next transaction is, also if it comes in one piece with another WATCH.
+#[test]
+fn a_refused_watch_ends_a_pipelined_transaction_in_order() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = one_worker(&server);
+    for ends in ["EXEC", "DISCARD"] {
+        let held = watching(&proxy, LEASES);
+        let mut client = proxy.connect();
+        assert!(client.ask("WATCH a").starts_with(b"-UNAVAILABLE "));
+        drop(held);
+        wait_until("there are leases again", PATIENCE, || proxy.connect().ask("WATCH a") == b"+OK\r\n");
+        client.send(&["WATCH b", "MULTI", "SET k v", ends, "GET k", "PING"].map(words).concat());
+        assert_eq!(client.reply(), b"+OK\r\n");
+        assert_eq!(client.reply(), b"+OK\r\n");
+        assert_eq!(client.reply(), b"+QUEUED\r\n");
+        let end = client.reply();
+        assert!(if ends == "EXEC" { end.starts_with(b"-EXECABORT ") } else { end == b"+OK\r\n" });
+        assert_eq!(client.reply(), b"$-1\r\n");
+        assert_eq!(client.reply(), b"+PONG\r\n");
+    }
+}
