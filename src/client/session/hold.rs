@@ -94,8 +94,9 @@ enum Alone {
     Monitor,
     /// Its reply is told in other words, or learnt from.
     Retold,
-    /// Tracking is switched on again, of which the client hears nothing if it succeeds.
-    Rearming,
+    /// It is ours: tracking is switched on again, or another database chosen. Its client hears nothing of it, and cannot go on
+    /// if it is refused.
+    Obeyed,
 }
 
 /// What becomes of a reply that came over a lease.
@@ -193,8 +194,8 @@ impl Hold {
             }
             // What was to come as a stream is not to reach another client.
             Some(Alone::Monitor) if reply.starts_with(b"-") => (self.streams, self.stale) = (false, true),
-            Some(Alone::Rearming) if reply != b"+OK\r\n" => return Heard::Fatal,
-            Some(Alone::Monitor | Alone::Blocking | Alone::Replication | Alone::Retold | Alone::Rearming) | None => {}
+            Some(Alone::Obeyed) if reply != b"+OK\r\n" => return Heard::Fatal,
+            Some(Alone::Monitor | Alone::Blocking | Alone::Replication | Alone::Retold | Alone::Obeyed) | None => {}
         }
         again.map_or(Heard::Reply, Heard::AskAgain)
     }
@@ -202,7 +203,7 @@ impl Hold {
     /// It is kept for what its client is told of, which is asked for again.
     pub(super) fn rearms(&mut self) {
         self.pinned = true;
-        self.learns(Alone::Rearming);
+        self.learns(Alone::Obeyed);
     }
 
     /// No more of a reply will come.
@@ -675,6 +676,10 @@ impl Session {
             self.hold.iter_mut().for_each(|hold| hold.caching = false);
             return self.stand_behind(turn);
         }
+        if route == Route::Local(Local::Select) && self.replies.forwarded() > 0 {
+            // Its own reply, of which the client hears nothing, is the next one.
+            return self.stand_behind_all(turn);
+        }
         let before = self.lane_key();
         let step = self.local_of(route, frame, turn);
         let after = self.lane_key();
@@ -691,7 +696,13 @@ impl Session {
         } else {
             inline::encode([b"SELECT".as_slice(), after.database.to_string().as_bytes()].into_iter(), &mut request);
         }
-        self.hold.iter_mut().for_each(|hold| hold.stale = true);
+        if let Some(hold) = &mut self.hold {
+            hold.stale = true;
+            if after.protocol == before.protocol {
+                // A client that was told of another database must not go on in this one.
+                hold.learns(Alone::Obeyed);
+            }
+        }
         self.send_muted(&request, turn);
         step
     }
