@@ -12,8 +12,9 @@
 //! ```
 //!
 //! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it,
-//! `acquire` how it comes by a connection of its own, `hold` what it does with it, `retold` what that says of itself, `tracking` what it is told to forget, `transaction` MULTI to EXEC, `subscriber` what is different for a client
-//! that subscribes, `administration` commands about other clients.
+//! `acquire` how it comes by a connection of its own, `hold` what it does with it, `retold` what that says of itself,
+//! `tracking` what it is told to forget, `transaction` MULTI to EXEC, `subscriber` what is different for a client that
+//! subscribes, `administration` commands about other clients and about the server.
 //!
 //! Invariants: an idle session holds no buffer. A client has unanswered requests on one upstream connection at most; a
 //! change of lane waits until there are none. Reading never stops because the client's own unread replies wait (many

@@ -720,8 +720,9 @@ impl Session {
             return;
         }
         let bytes = buffer.get(range.clone()).unwrap_or_default();
-        let is_map = matches!(bytes.first(), Some(b'%' | b'*'));
-        if complete && !self.half_delivered && is_map && self.hold.as_ref().is_some_and(|hold| hold.streams) {
+        // The reply to HELLO. A message may hold anything, and is not looked into.
+        let is_greeting = bytes.starts_with(b"%") || bytes.starts_with(b"*14\r\n");
+        if complete && !self.half_delivered && is_greeting && self.hold.as_ref().is_some_and(|hold| hold.streams) {
             let mut told = Vec::new();
             ids::in_map(bytes, |id| env.upstream.client_of(id), &mut told);
             self.spill(buffer, env);
