@@ -14,12 +14,14 @@ const APART: [&str; 1] = ["broadcast"];
 /// Groups that are not used together, and which of the two gives way.
 /// (Of a block in which CLIENT REPLY stands, Redis writes a part of the reply.)
 /// (WAIT is about the connection that its client wrote to last, which another may have meanwhile if it was not a lane's.)
-/// (In a block that subscribes, Redis answers a client in RESP3 within its reply to EXEC.)
-const NOT_TOGETHER: [(&str, &str); 8] = [
+/// (In a block that subscribes, Redis answers a client in RESP3 within its reply to EXEC: what is moved into a block must
+/// not be a subscription, nor one to what trackers are told.)
+const NOT_TOGETHER: [(&str, &str); 9] = [
     ("broadcast", "reply"),
     ("redirect", LEAVING),
     (MOVED, "reply"),
     (MOVED, "pubsub"),
+    (MOVED, "redirect"),
     ("blocking", "wait"),
     (MOVED, "wait"),
     ("unknown", "wait"),
@@ -34,7 +36,7 @@ const NOT_IN_SILENCE: [&str; 2] = ["QUIT", "CLIENT KILL"];
 const NOT_AFTER_RESET: &str = "CLIENT TRACKING ON";
 /// What a client does not ask that hears on a connection of its own what others have to forget: that speaks for itself (see
 /// the differences).
-const ASKS_WHO_IT_IS: [&str; 4] = ["CLIENT GETREDIR", "CLIENT ID", "CLIENT INFO", "CLIENT LIST"];
+const ASKS_WHO_IT_IS: [&str; 5] = ["CLIENT GETREDIR", "CLIENT ID", "CLIENT INFO", "CLIENT LIST", "CLIENT TRACKINGINFO"];
 /// What must not follow what a client publishes in the same write if it may hear that itself: in RESP3 its own message may
 /// come later through the proxy (see the differences), which is too late then.
 const NOT_BEHIND_OWN_MESSAGE: [&str; 9] =
