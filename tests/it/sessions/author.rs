@@ -37,6 +37,11 @@ const NOT_AFTER_RESET: &str = "CLIENT TRACKING ON";
 /// What a client does not ask that hears on a connection of its own what others have to forget: that speaks for itself (see
 /// the differences).
 const ASKS_WHO_IT_IS: [&str; 5] = ["CLIENT GETREDIR", "CLIENT ID", "CLIENT INFO", "CLIENT LIST", "CLIENT TRACKINGINFO"];
+/// What such a client does not say either: it would leave that connection, and with it whoever tells it what to forget (see the
+/// differences).
+const LEAVES_TRACKERS: &str = "RESET";
+/// What such a client does not say in a transaction: Redis writes what it is told to forget into the middle of EXEC's reply.
+const NOT_IN_OWN_BLOCK: [&str; 2] = ["FLUSHALL", "FLUSHDB"];
 /// What must not follow what a client publishes in the same write if it may hear that itself: in RESP3 its own message may
 /// come later through the proxy (see the differences), which is too late then.
 const NOT_BEHIND_OWN_MESSAGE: [&str; 9] =
@@ -105,7 +110,7 @@ struct Person {
     may_be_silent: bool,
     /// It has subscribed.
     may_hear: bool,
-    /// It has subscribed to what trackers are told.
+    /// It has subscribed to what trackers are told, and so never says RESET again.
     hears_of_trackers: bool,
     /// It has been tracked, and that before it said RESET.
     has_tracked: bool,
@@ -189,7 +194,11 @@ impl<'a> Author<'a> {
             commands.retain(|command| !NOT_IN_SILENCE.iter().any(|name| begins_with(command, name)));
         }
         if person.hears_of_trackers {
-            commands.retain(|command| !ASKS_WHO_IT_IS.iter().any(|name| begins_with(command, name)));
+            let queues = person.states.contains(&State::Queueing) || commands.iter().any(|command| command == "MULTI");
+            let mut left_out = ASKS_WHO_IT_IS.to_vec();
+            left_out.push(LEAVES_TRACKERS);
+            left_out.extend(NOT_IN_OWN_BLOCK.iter().filter(|_| queues));
+            commands.retain(|command| !left_out.iter().any(|name| begins_with(command, name)));
         }
         if person.has_reset {
             commands.retain(|command| !begins_with(command, NOT_AFTER_RESET));
@@ -357,7 +366,6 @@ impl<'a> Author<'a> {
             person.states.insert(State::Monitoring);
         } else if is("RESET") {
             person.states.clear();
-            person.hears_of_trackers = false;
             person.has_reset |= person.has_tracked;
         } else if says("CLIENT REPLY") {
             person.may_be_silent = true;
