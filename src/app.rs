@@ -13,6 +13,7 @@ use crate::buffer::Memory;
 use crate::client::listener::{self, Listener, Reception};
 use crate::client::{Census, ListenAddress};
 use crate::config::Config;
+use crate::observe::metrics::Metrics;
 use crate::upstream::Shared;
 use crate::worker::{self, Setup};
 
@@ -66,7 +67,8 @@ async fn serve(config: &Config) -> Result<(), Error> {
     raise_file_limit(config);
     let listeners = bind_all(&config.clients.listen)?;
     let strict_listeners = bind_all(&config.clients.listen_strict)?;
-    let shared = Shared::new(config.upstream.clone(), random());
+    let metrics = Metrics::new(config.workers, config.slow_from, false).map_err(io::Error::other)?;
+    let shared = Shared::new(config.upstream.clone(), Arc::new(metrics), random());
     let reception = start_workers(config, &shared)?;
     let upstream = &config.upstream;
     tracing::info!(
@@ -144,7 +146,7 @@ fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Reception, Err
             })
         })
         .collect::<Result<Vec<_>, _>>()?;
-    Ok(Reception::new(seats, census, config.clients.max_clients))
+    Ok(Reception::new(seats, census, config.clients.max_clients, Arc::clone(shared.metrics())))
 }
 
 /// A random start for the ids: two proxies in front of one server must not give the same.

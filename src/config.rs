@@ -28,6 +28,7 @@ pub use deny::Deny;
 pub use outage::{BreakerMode, Outage};
 
 use crate::client::{self, ListenAddress};
+use crate::observe::log::Format as LogFormat;
 use crate::upstream::{self, Address, OnLoss, Target};
 
 /// Where Redis listens unless the URL says otherwise.
@@ -182,6 +183,10 @@ pub struct Settings {
     #[command(flatten)]
     pub deny: Deny,
 
+    /// Requests that take so long or longer are kept in the slow log.
+    #[arg(long, env = "OUTRIGGER_SLOWLOG_THRESHOLD", value_name = "TIME", default_value = "100ms", value_parser = duration)]
+    pub slowlog_threshold: Duration,
+
     /// Form of the log on standard error. [default: text on a terminal, json elsewhere]
     #[arg(long, env = "OUTRIGGER_LOG_FORMAT", value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
@@ -209,15 +214,6 @@ pub enum PubsubOnLoss {
     Resubscribe,
 }
 
-/// Form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum LogFormat {
-    /// One JSON object a line.
-    Json,
-    /// For people.
-    Text,
-}
-
 /// Everything the program needs to know, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -229,6 +225,8 @@ pub struct Config {
     pub workers: usize,
     /// Budget for buffers, in bytes.
     pub memory_limit: usize,
+    /// Requests that take so long are slow.
+    pub slow_from: Duration,
     /// Form of the log.
     pub log_format: LogFormat,
     /// What to log.
@@ -306,6 +304,7 @@ impl Settings {
             },
             workers,
             memory_limit: self.memory_limit.unwrap_or_else(default_memory),
+            slow_from: self.slowlog_threshold,
             log_format: self.log_format.unwrap_or_else(default_log_format),
             log: self.log.clone(),
         })

@@ -35,7 +35,7 @@ fn explain(request: &[&[u8]], policy: &Policy, denied: Option<&Denied>) -> Strin
     let mut page = Page::default();
     let name = request.first().copied().unwrap_or_default();
     page.line("command", shown(request));
-    let route = route(name, || request.iter().copied());
+    let route = route(table::find(name), || request.iter().copied());
     match table::of_request(request.iter().copied()) {
         Some(command) => known(command, request, route, &mut page),
         None => page.line("", unknown(request)),

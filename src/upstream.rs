@@ -73,6 +73,7 @@ use subscription::{Subscriptions, Unsettled};
 use supervisor::Failover;
 
 use crate::buffer::{ChunkPool, Memory};
+use crate::observe::cells::{Cells, Tag};
 
 /// From so many requests in flight on it, a lane gets one more connection.
 const GROW_AT: usize = 512;
@@ -157,6 +158,15 @@ pub(crate) struct Message {
     pub(crate) since: Option<u32>,
     /// The deadline of the client's request before it, if that is still unanswered: replies come in order.
     pub(crate) after: u32,
+    /// What is counted of it.
+    pub(crate) tag: Tag,
+}
+
+impl Message {
+    /// One that waits for nothing and is not counted: nobody has asked for it.
+    pub(crate) fn unasked(client: ClientKey, traits: Traits) -> Self {
+        Self { client, traits, since: None, after: 0, tag: Tag::NONE }
+    }
 }
 
 struct Entry {
@@ -179,6 +189,8 @@ struct Entry {
 pub(crate) struct Upstream {
     shared: Arc<Shared>,
     worker: usize,
+    /// What this worker counts.
+    cells: Arc<Cells>,
     events: mpsc::UnboundedSender<Event>,
     lanes: Vec<Lane>,
     by_key: HashMap<LaneKey, LaneId>,
@@ -272,6 +284,7 @@ impl Upstream {
             slow_limit: ticks(shared.config.slow_request_timeout),
             overslept: false,
             pool: ChunkPool::new(memory),
+            cells: shared.metrics.worker(worker),
             shared,
             worker,
             events,
@@ -468,23 +481,24 @@ impl Upstream {
             self.raise_fences(id);
         }
         self.sent += 1;
-        let Message { client, traits, since, after } = message;
+        let Message { client, traits, since, after, tag } = message;
         let limit = if traits.is_slow() { self.slow_limit } else { self.limit };
         let allowed = if self.trial.is_some() { limit.min(TRIAL_TICKS) } else { limit };
         let deadline = (since.unwrap_or(self.ticks) + allowed).max(after);
-        Sending { client, traits, deadline, view: self.view }
+        Sending { client, traits, deadline, view: self.view, tag }
     }
 
     /// Asks for COMMAND on the connection that a client of this protocol has just been sent to, to remember the reply.
     pub(crate) fn capture_commands(&mut self, id: ConnectionId) {
         let traits = Traits::new(true, true, false);
-        self.send(id, Message { client: ClientKey::CAPTURE, traits, since: None, after: 0 }, COMMAND);
+        self.send(id, Message::unasked(ClientKey::CAPTURE, traits), COMMAND);
     }
 
     /// One turn of a connection's task; ready when the connection is no more.
     pub(crate) fn drive(&mut self, id: ConnectionId, cx: &mut Context<'_>, clients: &mut impl Replies) -> Poll<()> {
         self.now = Instant::now();
         let now = self.now;
+        clients.clock(now);
         if id.slot == subscription::SLOT {
             return self.drive_feed(id, cx, clients);
         }
@@ -578,6 +592,7 @@ impl Upstream {
     /// Handles what a task or another worker sent. A new connection is returned: it needs a task that drives it.
     pub(crate) fn handle(&mut self, event: Event, clients: &mut impl Replies) -> Option<ConnectionId> {
         self.now = Instant::now();
+        clients.clock(self.now);
         self.look();
         match event {
             Event::Made { lane, usage, switched, result } => return self.made(lane, usage, switched, result, clients),
@@ -614,6 +629,7 @@ impl Upstream {
     /// Housekeeping, ten times a second: deadlines and silence, PINGs, retirement, and connections that another worker needs.
     pub(crate) fn tick(&mut self, clients: &mut impl Replies) {
         self.now = Instant::now();
+        clients.clock(self.now);
         self.look();
         self.trial = None;
         self.bury();
@@ -666,6 +682,7 @@ impl Upstream {
 
     /// Closes a connection at rest; its permit passes on.
     fn discard(&mut self, id: ConnectionId) {
+        self.shared.metrics.disconnects.with_label_values(&["idle"]).inc();
         drop(self.take(id));
     }
 }

@@ -87,8 +87,9 @@ pub(crate) fn start(setup: Setup) -> io::Result<Seat> {
 /// Runs until the listeners are gone.
 async fn run(setup: Setup, count: Arc<AtomicUsize>, mut newcomers: mpsc::UnboundedReceiver<Newcomer>) {
     let mut events = setup.events;
+    let seat = (setup.index, count);
     let clients =
-        Clients::new(&setup.clients, Arc::clone(&setup.upstream), Arc::clone(&setup.memory), setup.census, count);
+        Clients::new(&setup.clients, Arc::clone(&setup.upstream), Arc::clone(&setup.memory), setup.census, seat);
     let upstream = Upstream::new(setup.upstream, setup.index, setup.memory, setup.sender);
     let worker = Rc::new(RefCell::new(Worker { clients, upstream }));
     let mut ticks = interval(TICK);

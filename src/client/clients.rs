@@ -14,11 +14,13 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::Config;
-use super::session::{Session, TURN_BYTES};
+use super::session::{Departure, Session, TURN_BYTES};
 use super::state::State;
 use crate::buffer::{CHUNK, ChunkPool, Memory};
 use crate::command::degrade::Policy;
 use crate::command::deny::Denied;
+use crate::observe::cells::Cells;
+use crate::observe::metrics::Metrics;
 use crate::resp::request::Limits;
 use crate::transport::Transport;
 use crate::upstream::{
@@ -59,6 +61,11 @@ pub(super) struct Env {
     pub(super) denied: Option<Denied>,
     pub(super) denials: u64,
     pub(super) upstream: Arc<Shared>,
+    pub(super) metrics: Arc<Metrics>,
+    /// What this worker counts.
+    pub(super) cells: Arc<Cells>,
+    /// The time of this turn, as tags of requests have it.
+    pub(super) clock: u64,
     pub(super) census: Arc<Census>,
     /// Borrowed by whoever reads.
     pub(super) read_buffer: Box<[u8]>,
@@ -87,6 +94,12 @@ struct Watched {
 }
 
 impl Env {
+    /// Counts what became of a request that was sent once more.
+    fn note_repeat(&self, entry: InFlight, result: &str) {
+        let reason = if entry.traits.is_repeatable() { "read" } else { "not_sent" };
+        self.metrics.retries.with_label_values(&[reason, result]).inc();
+    }
+
     /// Watches over a client that makes us hold much; each is told of once.
     pub(super) fn watch(&mut self, key: ClientKey, progress: u64) {
         self.watched.push(Watched { key, progress, stuck_since: self.tick });
@@ -160,8 +173,9 @@ impl Clients {
         upstream: Arc<Shared>,
         memory: Arc<Memory>,
         census: Arc<Census>,
-        count: Arc<AtomicUsize>,
+        (worker, count): (usize, Arc<AtomicUsize>),
     ) -> Self {
+        let metrics = Arc::clone(upstream.metrics());
         let env = Env {
             pool: ChunkPool::new(memory),
             limits: Limits::default(),
@@ -173,6 +187,9 @@ impl Clients {
             denied: config.denied.clone(),
             denials: 0,
             upstream,
+            cells: metrics.worker(worker),
+            metrics,
+            clock: 0,
             census: Arc::clone(&census),
             read_buffer: vec![0; TURN_BYTES].into_boxed_slice(),
             rewritten: Vec::new(),
@@ -212,6 +229,7 @@ impl Clients {
         if session.drive(cx, upstream, &mut self.env).is_pending() {
             return Poll::Pending;
         }
+        self.env.metrics.departed.with_label_values(&[session.departure().name()]).inc();
         session.leave_feed(upstream);
         session.release(&mut self.env);
         self.env.census.forget(session.id());
@@ -261,7 +279,7 @@ impl Clients {
         env.lingering.retain(|(key, since)| {
             let Some(session) = find(sessions, *key) else { return false };
             if tick - since >= LINGER {
-                session.kill();
+                session.kill(Departure::Client);
             }
             tick - since < LINGER
         });
@@ -273,7 +291,7 @@ impl Clients {
             } else if session.backlog() > SLOW_BACKLOG && tick - watched.stuck_since >= STALLED {
                 let backlog = session.backlog();
                 tracing::warn!(backlog, "disconnecting a client that has stopped reading its replies");
-                session.kill();
+                session.kill(Departure::OutputLimit);
             }
             session.watched
         });
@@ -293,7 +311,7 @@ fn relieve(sessions: &mut Slab<Box<Session>>, watched: &[Watched], excess: usize
     for (holding, watched) in holders {
         if let Some(session) = find(sessions, watched.key) {
             tracing::warn!(holding, "buffer memory is short: disconnecting the client that holds most of it");
-            session.kill();
+            session.kill(Departure::OutputLimit);
         }
         freed += holding;
         if freed >= excess {
@@ -307,10 +325,25 @@ fn find(sessions: &mut Slab<Box<Session>>, key: ClientKey) -> Option<&mut Sessio
 }
 
 impl Replies for Clients {
+    fn clock(&mut self, now: Instant) {
+        if !self.env.cells.is_off() {
+            self.env.clock = self.env.cells.micros(now);
+        }
+    }
+
+    fn slow(&mut self, entry: InFlight, request: &[u8], reply: usize, queue: Duration, upstream: Duration) {
+        if let Some(session) = find(&mut self.sessions, entry.client) {
+            session.note_slow(entry, request, reply, (queue, upstream), &self.env);
+        }
+    }
+
     fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool) {
         // A client that left has a tombstone here: its reply is dropped.
         let Some(session) = find(&mut self.sessions, entry.client) else { return };
-        session.deliver(entry.traits, buffer, range, complete, &mut self.env);
+        if complete && entry.traits.is_repeated() {
+            self.env.note_repeat(entry, "ok");
+        }
+        session.deliver(entry, buffer, range, complete, &mut self.env);
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(entry.client.slot);
@@ -319,7 +352,10 @@ impl Replies for Clients {
 
     fn fail(&mut self, entry: InFlight, request: &[u8], failure: Failure, buffer: &[u8]) {
         let Some(session) = find(&mut self.sessions, entry.client) else { return };
-        session.fail(entry.traits, request, failure, buffer, &mut self.env);
+        if entry.traits.is_repeated() {
+            self.env.note_repeat(entry, "failed");
+        }
+        session.fail(entry, request, failure, buffer, &mut self.env);
         if !session.dirty {
             session.dirty = true;
             self.dirty.push(entry.client.slot);
@@ -342,7 +378,7 @@ impl Replies for Clients {
     fn kill(&mut self, client: u64) -> Option<(ClientKey, Topics)> {
         let mut sessions = self.sessions.iter_mut().map(|(_, session)| session);
         let session = sessions.find(|session| session.id() == client)?;
-        session.kill();
+        session.kill(Departure::Killed);
         Some((session.key, session.topics()))
     }
 

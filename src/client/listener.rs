@@ -20,6 +20,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::Census;
+use crate::observe::metrics::Metrics;
 use crate::transport::Accepted;
 
 /// Connections the kernel holds for us until they are accepted.
@@ -104,11 +105,12 @@ pub(crate) struct Reception {
     max_clients: usize,
     strict: bool,
     refusals: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
 }
 
 impl Reception {
-    pub(crate) fn new(seats: Vec<Seat>, census: Arc<Census>, max_clients: usize) -> Self {
-        Self { seats, census, max_clients, strict: false, refusals: Arc::new(Semaphore::new(MAX_REFUSALS)) }
+    pub(crate) fn new(seats: Vec<Seat>, census: Arc<Census>, max_clients: usize, metrics: Arc<Metrics>) -> Self {
+        Self { seats, census, max_clients, strict: false, refusals: Arc::new(Semaphore::new(MAX_REFUSALS)), metrics }
     }
 
     /// The same, for clients that never get an empty answer in an outage.
@@ -118,8 +120,10 @@ impl Reception {
 
     /// Gives a socket to the worker with the fewest clients, or refuses it.
     fn receive(&self, socket: Accepted) {
+        self.metrics.accepted.inc();
         if self.census.clients.fetch_add(1, Ordering::Relaxed) >= self.max_clients {
             self.census.clients.fetch_sub(1, Ordering::Relaxed);
+            self.metrics.rejected.with_label_values(&["max_clients"]).inc();
             self.refuse(socket);
             return;
         }

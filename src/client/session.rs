@@ -52,12 +52,14 @@ use tokio::time::Instant;
 
 use crate::buffer::ByteQueue;
 use crate::command::route::{self, Cause, Local, Manner, Route, Transaction};
+use crate::command::table;
+use crate::observe::cells::{Given, Outcome, Tag};
 use crate::resp::build;
 use crate::resp::request::{Args, RequestScanner};
 use crate::transport::Transport;
 use crate::upstream::{
     Behind, ClientKey, ConnectionId, Error, Failure, LaneId, LaneKey, Message, Protocol, Reserve, Traits, Upstream,
-    Use, Want,
+    Use, Want, Why,
 };
 
 /// So long what is published waits for the subscriptions that were asked for before, in ticks.
@@ -82,6 +84,34 @@ const BULK_RATE: usize = 1024 * 1024;
 /// After the last reply so much is read and thrown away, lest the kernel answer it with a reset that would destroy the
 /// reply on its way.
 const LINGER_BYTES: usize = 64 * 1024;
+
+/// Why a client is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Departure {
+    /// It has left.
+    Client,
+    /// It has sent what is no request.
+    Protocol,
+    /// It has not taken its replies, or made us hold too much.
+    OutputLimit,
+    /// What it had on a connection of its own is lost, or the rest of a reply.
+    UpstreamLost,
+    /// Somebody has said CLIENT KILL.
+    Killed,
+}
+
+impl Departure {
+    /// As a label's value.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Protocol => "protocol",
+            Self::OutputLimit => "output_limit",
+            Self::UpstreamLost => "upstream_lost",
+            Self::Killed => "killed",
+        }
+    }
+}
 
 /// Where a session is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +147,7 @@ pub(super) struct Session {
     pub(super) key: ClientKey,
     transport: Transport,
     phase: Phase,
+    departure: Option<Departure>,
     state: State,
     /// Its open transaction.
     block: Option<Box<Block>>,
@@ -141,6 +172,9 @@ pub(super) struct Session {
     wrote: Option<ConnectionId>,
     /// It gets the error while Redis cannot be asked, and never an empty answer.
     strict: bool,
+    /// When what is to be taken was read, and what is counted of the request at hand until somebody else counts it.
+    arrived: u64,
+    tag: Tag,
     scanner: RequestScanner,
     /// Bytes read and not yet taken, from `position` on.
     input: Vec<u8>,
@@ -152,6 +186,9 @@ pub(super) struct Session {
     subscriber: Option<Box<Subscriber>>,
     /// Bytes the socket did not take yet.
     out: ByteQueue,
+    /// Since when there are some, and what was asked last by then.
+    flushing: Option<(u64, Tag)>,
+    last: Tag,
     /// Delivered in this batch and still in the connection's buffer.
     batch: Range<usize>,
     /// It is in the list of those to be flushed at the end of the batch.
@@ -185,6 +222,7 @@ impl Session {
             key,
             transport,
             phase: Phase::Serving,
+            departure: None,
             state,
             block: None,
             lane,
@@ -198,6 +236,8 @@ impl Session {
             unblocked: None,
             wrote: None,
             strict,
+            arrived: 0,
+            tag: Tag::NONE,
             scanner: RequestScanner::default(),
             input: Vec::new(),
             position: 0,
@@ -205,6 +245,8 @@ impl Session {
             replies: ReplyQueue::default(),
             subscriber: None,
             out: ByteQueue::default(),
+            flushing: None,
+            last: Tag::NONE,
             batch: 0..0,
             dirty: false,
             half_delivered: false,
@@ -251,9 +293,20 @@ impl Session {
     }
 
     /// Ends the session at once; requests in flight become tombstones.
-    pub(super) fn kill(&mut self) {
+    pub(super) fn kill(&mut self, why: Departure) {
+        self.depart(why);
         self.phase = Phase::Dead;
         self.wake();
+    }
+
+    /// Notes why it ends, if nothing was noted before.
+    fn depart(&mut self, why: Departure) {
+        self.departure.get_or_insert(why);
+    }
+
+    /// Why it ended.
+    pub(super) fn departure(&self) -> Departure {
+        self.departure.unwrap_or(Departure::Client)
     }
 
     /// Lets the task look again.
@@ -304,10 +357,25 @@ impl Session {
         Poll::Pending
     }
 
-    /// Decides about one canonical request.
+    /// Decides about one canonical request, and counts it unless that is for whoever gets its reply.
     fn dispatch(&mut self, name: &[u8], frame: &[u8], turn: &mut Turn<'_, '_>) -> Step {
+        let command = table::find(name);
+        let route = route::route(command, || Args::new(frame));
+        self.tag = Tag::new(command, self.arrived);
+        let step = self.decide(name, frame, route, turn);
+        if self.tag != Tag::NONE && matches!(step, Step::Done) {
+            self.count(Outcome::Local, turn.env);
+        }
+        step
+    }
+
+    /// Counts the request at hand, unless that was done.
+    fn count(&mut self, outcome: Outcome, env: &Env) {
+        env.cells.settled(mem::take(&mut self.tag), outcome, env.clock);
+    }
+
+    fn decide(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         let args = || Args::new(frame);
-        let route = route::route(name, args);
         if !self.state.authenticated
             && !matches!(route, Route::Local(Local::Auth | Local::Hello | Local::Quit | Local::Reset))
         {
@@ -545,7 +613,7 @@ impl Session {
             self.wrote = Some(id);
         }
         self.replies.forward();
-        Message { client: self.key, traits, since: self.since, after }
+        Message { client: self.key, traits, since: self.since, after, tag: mem::take(&mut self.tag) }
     }
 
     /// Answers a request that is not sent.
@@ -556,7 +624,22 @@ impl Session {
         let (protocol, strict) = (self.state.protocol, self.strict);
         let (policy, upstream) = (Rc::clone(&turn.env.policy), Arc::clone(&turn.env.upstream));
         let asked = Asked { request, protocol, strict, policy: &policy, upstream: &upstream };
-        self.answer_with(turn.env, |out| unserved::answer(&asked, Failure::not_sent(error.why()), out))
+        let failure = Failure::not_sent(error.why());
+        if matches!(error, Error::Overdue) {
+            turn.env.metrics.timeouts.with_label_values(&["queue"]).inc();
+        }
+        let mut given = Given::Unavailable;
+        let step = self.answer_with(turn.env, |out| given = unserved::answer(&asked, failure, out));
+        if failure.why == Why::Open {
+            turn.env.cells.rejected.add(1);
+        }
+        self.gave(given, turn.env);
+        step
+    }
+
+    /// Counts the request at hand, which Redis has not answered.
+    fn gave(&mut self, given: Given, env: &mut Env) {
+        env.cells.gave(mem::take(&mut self.tag), given, env.clock);
     }
 
     /// Whether the request at hand has time left to wait. If so somebody looks whether that is still so.

@@ -215,7 +215,7 @@ mod tests {
     fn queue(block: &mut Block, text: &str, release: Option<Release>) -> Verdict {
         let request = request(text);
         let args = || Args::new(&request);
-        block.queue(route(args().next().unwrap(), args), &request, release)
+        block.queue(route(table::find(args().next().unwrap()), args), &request, release)
     }
 
     fn refused(error: &str) -> Verdict {

@@ -3,9 +3,10 @@
 
 use super::degraded;
 use crate::command::degrade::{Degraded, Policy, degrade};
+use crate::observe::cells::Given;
 use crate::resp::build;
 use crate::resp::request::Args;
-use crate::upstream::{Failure, Outcome, Protocol, Shared};
+use crate::upstream::{Failure, Protocol, Shared};
 
 /// Who asked, and what the operator wants.
 pub(super) struct Asked<'a> {
@@ -18,13 +19,20 @@ pub(super) struct Asked<'a> {
     pub(super) upstream: &'a Shared,
 }
 
-/// Appends the answer.
-pub(super) fn answer(asked: &Asked<'_>, failure: Failure, out: &mut Vec<u8>) {
+/// Appends the answer; returns what that is, for counting.
+pub(super) fn answer(asked: &Asked<'_>, failure: Failure, out: &mut Vec<u8>) -> Given {
     let resp3 = asked.protocol == Protocol::Resp3;
-    let sent = matches!(failure.outcome, Outcome::Unknown | Outcome::Pending);
+    let sent = failure.may_have_run();
+    let refused = |out: &mut Vec<u8>| {
+        build::error(failure.text(), out);
+        if sent { Given::Indeterminate } else { Given::Unavailable }
+    };
     match degrade(Args::new(asked.request), sent, asked.strict, asked.policy) {
         Degraded::Empty(empty) => degraded::write(empty, resp3, out),
-        Degraded::Dropped => build::simple("OK", out),
+        Degraded::Dropped => {
+            build::simple("OK", out);
+            return Given::DroppedWrite;
+        }
         Degraded::Info => {
             let greeting = asked.upstream.identity().greeting();
             let version = greeting.as_ref().map_or(degraded::UNSEEN_VERSION, |greeting| &greeting.version_text);
@@ -32,8 +40,9 @@ pub(super) fn answer(asked: &Asked<'_>, failure: Failure, out: &mut Vec<u8>) {
         }
         Degraded::CommandList => match asked.upstream.commands(asked.protocol) {
             Some(commands) => out.extend_from_slice(&commands),
-            None => build::error(failure.text(), out),
+            None => return refused(out),
         },
-        Degraded::Refused => build::error(failure.text(), out),
+        Degraded::Refused => return refused(out),
     }
+    Given::Empty
 }

@@ -169,10 +169,11 @@ enum Plan {
 /// One plan for each command of the table, so that a request costs one look-up.
 static PLANS: LazyLock<Vec<Plan>> = LazyLock::new(|| table::all().iter().map(plan).collect());
 
-/// Decides for a request; `args` gives the whole of it, the name first, and is asked only where the name does not decide.
+/// Decides for a request by its command (as [`table::find`] has it); `args` gives the whole of it, the name first, and is
+/// asked only where the name does not decide.
 #[must_use]
-pub fn route<'a, A: Iterator<Item = &'a [u8]>>(name: &[u8], args: impl Fn() -> A) -> Route {
-    let Some(command) = table::find(name) else { return Route::Leased(Cause::Unknown) };
+pub fn route<'a, A: Iterator<Item = &'a [u8]>>(command: Option<&Command>, args: impl Fn() -> A) -> Route {
+    let Some(command) = command else { return Route::Leased(Cause::Unknown) };
     match PLANS.get(command.index()).copied() {
         Some(Plan::Fixed(route)) => route,
         Some(Plan::UnlessBlocking) if keys::asks_to_block(command, args()) => Route::Leased(Cause::Blocking),
@@ -234,7 +235,7 @@ mod tests {
 
     fn of(words: &str) -> Route {
         let args: Vec<&[u8]> = words.split_ascii_whitespace().map(str::as_bytes).collect();
-        route(args.first().copied().unwrap_or_default(), || args.iter().copied())
+        route(table::find(args.first().copied().unwrap_or_default()), || args.iter().copied())
     }
 
     #[test]

@@ -95,6 +95,23 @@ pub enum State {
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Starting, Self::Closed, Self::Open, Self::HalfOpen, Self::Isolated, Self::Disabled];
+
+    /// As a label's value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Closed => "closed",
+            Self::Open => "open",
+            Self::HalfOpen => "half_open",
+            Self::Isolated => "isolated",
+            Self::Disabled => "disabled",
+        }
+    }
+
     /// True if every request is let through.
     pub fn serves(self) -> bool {
         matches!(self, Self::Closed | Self::Starting | Self::Disabled)
@@ -172,6 +189,24 @@ pub enum Reason {
     NoVerdict,
     /// The operator isolated it, or has just released it.
     Operator,
+}
+
+impl Reason {
+    /// As a label's value.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Startup => "startup",
+            Self::Failures => "consecutive",
+            Self::Ratio => "ratio",
+            Self::HealthChecks => "health_check",
+            Self::Hang => "hang",
+            Self::Dials => "connect",
+            Self::Trial => "trial",
+            Self::NoVerdict => "no_verdict",
+            Self::Operator => "manual",
+        }
+    }
 }
 
 impl fmt::Display for Reason {

@@ -22,6 +22,7 @@
 mod block;
 mod entry;
 mod overdue;
+mod timing;
 
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
@@ -29,6 +30,7 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::ops::Range;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use block::{Block, Ended};
 pub(crate) use entry::{ClientKey, InFlight, Replies, Sending, Traits, Unanswered};
 pub(crate) use overdue::Slot;
+use timing::Timing;
 
 use super::admission::Admission;
 use super::breaker::{Change, Trial, View};
@@ -45,6 +48,7 @@ use super::error::{Error, Failure, Outcome, Why, cannot_serve, is_readonly};
 use super::outgoing::Outgoing;
 use super::pool::Permit;
 use crate::buffer::{ChunkPool, MAX_SLICES};
+use crate::observe::cells::Cells;
 use crate::resp::reply::{Advance, Kind, ReplyScanner};
 use crate::transport::Transport;
 
@@ -109,6 +113,7 @@ pub(crate) struct Connection {
     peer: Option<Peer>,
     outgoing: Outgoing,
     in_flight: VecDeque<InFlight>,
+    timing: Timing,
     scanner: ReplyScanner,
     /// The beginning of an incomplete reply.
     held_back: Vec<u8>,
@@ -178,7 +183,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// A connection at rest, whose requests have `deadline` in all.
-    pub(crate) fn new(made: Made, deadline: Duration, view: View, now: Instant) -> Self {
+    pub(crate) fn new(made: Made, deadline: Duration, view: View, cells: Arc<Cells>, now: Instant) -> Self {
         let Made { transport, permit, peer, asked: _, renewal: _ } = made;
         Self {
             transport,
@@ -186,6 +191,7 @@ impl Connection {
             peer,
             outgoing: Outgoing::default(),
             in_flight: VecDeque::new(),
+            timing: Timing::new(cells),
             scanner: ReplyScanner::default(),
             held_back: Vec::new(),
             streaming: false,
@@ -404,7 +410,7 @@ impl Connection {
 
     #[inline(always)] // Once for each request or reply: a call costs as much as what it does.
     fn enter(&mut self, sending: Sending) {
-        let Sending { client, traits, deadline, view } = sending;
+        let Sending { client, deadline, view, .. } = sending;
         if !client.is_ours() {
             self.fresh = true;
         } else if client == ClientKey::PROOF {
@@ -416,7 +422,7 @@ impl Connection {
         }
         let end = self.outgoing.accepted();
         self.next_deadline = self.next_deadline.min(deadline);
-        self.in_flight.push_back(InFlight { client, end, deadline, traits });
+        self.in_flight.push_back(InFlight::new(sending, end));
         if !self.scheduled {
             self.scheduled = true;
             self.wake_task();
@@ -451,6 +457,7 @@ impl Connection {
         }
         self.scheduled = false;
         self.active = now;
+        self.timing.begin(now);
         if self.fresh {
             self.fresh = false;
             self.used = now;
@@ -482,6 +489,14 @@ impl Connection {
 
     /// Writes until nothing waits or the socket is full; then the task is woken when it no longer is.
     fn write(&mut self, cx: &mut Context<'_>, pool: &mut ChunkPool) -> io::Result<()> {
+        let before = self.outgoing.written();
+        let result = self.write_all(cx, pool);
+        let written = self.outgoing.written();
+        self.timing.wrote(written, written - before);
+        result
+    }
+
+    fn write_all(&mut self, cx: &mut Context<'_>, pool: &mut ChunkPool) -> io::Result<()> {
         while !self.outgoing.is_written() {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let attempt = match self.outgoing.slices(&mut slices) {
@@ -522,6 +537,7 @@ impl Connection {
             }
             self.held_back.clear();
             self.heard = self.active;
+            self.timing.read(count);
             let (before, slow) =
                 (self.in_flight.len(), self.in_flight.front().is_some_and(|entry| entry.traits.is_slow()));
             let settled = self.settle(buffer, held, held + count, clients);
@@ -531,6 +547,9 @@ impl Connection {
             if replies > 0 {
                 let since = self.replied.max(self.busy_since);
                 self.replied = self.active;
+                if self.in_flight.is_empty() {
+                    self.timing.rest();
+                }
                 if slow {
                     self.admission.replied_slowly(replies);
                 } else {
@@ -619,7 +638,8 @@ impl Connection {
         self.late -= usize::from(entry.traits.is_late());
         self.succeeded |= request.start >= self.view_from;
         let is_error = !streamed && buffer.get(range.start) == Some(&b'-');
-        let refused = is_error && self.refused((entry, request), ended.as_ref(), buffer, range.clone(), clients);
+        let refused =
+            is_error && self.refused((entry, request.clone()), ended.as_ref(), buffer, range.clone(), clients);
         if self.trials.front().is_some_and(|(end, _)| *end <= entry.end)
             && let Some((_, trial)) = self.trials.pop_front()
         {
@@ -627,6 +647,11 @@ impl Connection {
         }
         if !refused {
             self.served |= !entry.client.is_ours();
+            if let Some(parts) = self.timing.replied(&entry, self.owner.is_none()) {
+                let mut asked = Vec::new();
+                self.outgoing.copy(request, &mut asked);
+                clients.slow(entry, &asked, range.len(), parts.queue, parts.upstream);
+            }
             self.hand_over(entry, buffer, range, true, clients);
         }
         match ended {

@@ -131,7 +131,12 @@ impl Upstream {
             let attempt = attempt(&shared, key, &name, &progress);
             let mut attempt = std::pin::pin!(attempt);
             let made = move |(transport, peer, asked)| Made { transport, permit, peer, asked, renewal };
+            let begun = Instant::now();
+            let metrics = Arc::clone(&shared.metrics);
             let report = |result: Result<Made, Error>| {
+                if !matches!(result, Err(Error::Withheld)) {
+                    metrics.dialled(result.as_ref().map_or_else(Error::reason, |_| "ok"), begun.elapsed());
+                }
                 drop(events.send(Event::Made { lane, usage, switched: false, result }));
             };
             // Whoever waits is told when there is no use in waiting, though the attempt may go on.
@@ -306,7 +311,8 @@ impl Upstream {
     /// Takes a connection into a lane's service.
     fn enlist(&mut self, lane: LaneId, usage: Use, made: Made) -> ConnectionId {
         let renewal = made.renewal;
-        let mut connection = Connection::new(made, self.shared.config.request_timeout, self.view, self.now);
+        let (deadline, cells) = (self.shared.config.request_timeout, Arc::clone(&self.cells));
+        let mut connection = Connection::new(made, deadline, self.view, cells, self.now);
         connection.set_window(self.window);
         let serial = self.serial;
         let slot = self.connections.insert(Entry {
@@ -364,7 +370,7 @@ impl Upstream {
             }
             supervisor.failed(error.dial_failure(), now);
         });
-        self.shared.tell(|breaker| {
+        self.shared.blame("connect", |breaker| {
             breaker.dial_refused(now, usable);
             breaker.probe_failed(now);
         });

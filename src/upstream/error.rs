@@ -82,6 +82,26 @@ impl Error {
         }
     }
 
+    /// Why a connection ended, or a dial failed, as metrics have it.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Resolve(_) => "dns",
+            Self::Connect(_) => "refused",
+            Self::Timeout | Self::Silent | Self::Overdue => "timeout",
+            Self::Closed => "eof",
+            Self::Refused { step: "HELLO" | "AUTH", .. } if !self.is_for_now() => "auth",
+            Self::Protocol(_) => "protocol",
+            Self::Io(_) => "reset",
+            Self::Replica => "readonly",
+            Self::Refused { .. }
+            | Self::Database(_)
+            | Self::Open
+            | Self::Overloaded
+            | Self::Withheld
+            | Self::NoLease => "other",
+        }
+    }
+
     /// Why a request was not sent, for its client.
     pub(crate) fn why(&self) -> Why {
         match self {
@@ -151,6 +171,11 @@ impl Failure {
     /// A request that was not sent.
     pub(crate) fn not_sent(why: Why) -> Self {
         Self { outcome: Outcome::NotSent, why }
+    }
+
+    /// True if nobody knows whether it ran.
+    pub(crate) fn may_have_run(self) -> bool {
+        matches!(self.outcome, Outcome::Unknown | Outcome::Pending)
     }
 
     /// The error line for the client, without the `-`.

@@ -244,7 +244,11 @@ impl Upstream {
                 let (client, events) = (want.client, self.events.clone());
                 // If the worker is gone the event is dropped, and the slot with it: it passes on.
                 let deliver = Box::new(move |slot| drop(events.send(Event::Slot { client, slot })));
-                Turn::Queued { _ticket: self.shared.quota.wait(want.cause, deliver)? }
+                let Some(_ticket) = self.shared.quota.wait(want.cause, deliver) else {
+                    self.shared.metrics.lease_rejections.with_label_values(&["queue_full"]).inc();
+                    return None;
+                };
+                Turn::Queued { _ticket }
             }
         };
         let note = want.cause.blocks().then(|| Note::new(Arc::clone(&self.shared), want.name));
@@ -255,6 +259,7 @@ impl Upstream {
     /// A client found no lease in time.
     pub(crate) fn report_crowd(&mut self) {
         self.crowded.0 += 1;
+        self.shared.metrics.lease_rejections.with_label_values(&["timeout"]).inc();
     }
 
     /// A client no longer waits for a lease.
@@ -383,6 +388,7 @@ impl Upstream {
     fn close_lease(&mut self, id: ConnectionId) {
         let fence = self.fence_for(id);
         let Some(entry) = self.remove(id) else { return };
+        self.shared.metrics.disconnects.with_label_values(&["lease"]).inc();
         let client = entry.holder.as_ref().map(|holder| holder.client);
         let (mut others, changes) = entry.connection.close(&mut self.pool);
         debug_assert!(changes.is_empty(), "a lease carries no trials");
@@ -410,7 +416,7 @@ impl Upstream {
         let shown = if name.is_empty() { own.as_bytes() } else { name };
         let mut request = Vec::new();
         inline::encode([b"CLIENT".as_slice(), b"SETNAME", shown].into_iter(), &mut request);
-        let message = Message { client: ClientKey::NOBODY, traits: Traits::default(), since: None, after: 0 };
+        let message = Message::unasked(ClientKey::NOBODY, Traits::default());
         self.send(lease.id, message, &request);
         self.entry(lease.id).into_iter().for_each(|entry| entry.name = name.into());
     }
@@ -472,6 +478,8 @@ impl Upstream {
         // Its client has left, and so the server ends it: that says nothing.
         let lost = !entry.connection.is_finishing();
         let (taken, _) = entry.connection.close(&mut self.pool);
+        let reason = if lost { error.reason() } else { "lease" };
+        self.shared.metrics.disconnects.with_label_values(&[reason]).inc();
         if lost {
             self.doubt_server();
             match &holder {
@@ -576,7 +584,7 @@ impl Upstream {
         let words: [&[u8]; 4] = [b"CLIENT", b"UNBLOCK", number.as_bytes(), b"TIMEOUT"];
         inline::encode(words.into_iter(), &mut unblock);
         let client = ClientKey::of_release(serial);
-        self.send(via, Message { client, traits: Traits::default(), since: None, after: 0 }, &unblock);
+        self.send(via, Message::unasked(client, Traits::default()), &unblock);
         true
     }
 

@@ -17,6 +17,7 @@ use super::connection::{InFlight, Replies, Sending, Traits, Unanswered};
 use super::error::{Error, Failure, Outcome, Why};
 use super::lane::{ConnectionId, LaneId, Use};
 use super::{ClientKey, Upstream};
+use crate::observe::cells::Tag;
 use crate::resp::inline;
 
 /// Fences that are kept, should none be answered for long; the server has closed older connections by then.
@@ -58,10 +59,11 @@ impl Upstream {
         changes.into_iter().for_each(|change| self.shared.announce(change));
         if !taken.is_empty() || !matches!(error, Error::Closed) {
             tracing::warn!(%error, in_flight, "lost an upstream connection");
-            self.shared.tell(|breaker| breaker.failure(view.generation, now));
+            self.shared.blame("disconnect", |breaker| breaker.failure(view.generation, now));
         } else {
             tracing::info!("the upstream ended an idle connection");
         }
+        self.shared.metrics.disconnects.with_label_values(&[error.reason()]).inc();
         self.shared.supervise(|supervisor| supervisor.lost(self.shared.has_usable(), served, now));
         self.look();
         let again = self.choose_repeats(&taken, ticks);
@@ -109,7 +111,14 @@ impl Upstream {
             *all &= may;
             *count += 1;
         }
-        clients.into_iter().map(|(client, (all, count))| (client, all && self.budget.withdraw(count))).collect()
+        let mut may = |all, count| {
+            let granted = all && self.budget.withdraw(count);
+            if all && !granted {
+                self.shared.metrics.retries_denied.inc();
+            }
+            granted
+        };
+        clients.into_iter().map(|(client, (all, count))| (client, may(all, count))).collect()
     }
 
     /// Puts a request where the lane's next connection finds it. Those of one client come together, in their order.
@@ -152,7 +161,7 @@ impl Upstream {
             self.raise_fences(id);
         }
         let InFlight { client, traits, deadline, .. } = request.entry;
-        let sending = Sending { client, traits, deadline, view: self.view };
+        let sending = Sending { client, traits, deadline, view: self.view, tag: request.entry.tag() };
         if let Some(entry) = self.connections.get_mut(id.slot) {
             entry.connection.send(sending, &request.request, &mut self.pool);
             if request.preface > 0 {
@@ -208,6 +217,10 @@ impl Upstream {
             (true, true) => Outcome::Unknown,
             (true, false) => Outcome::Pending,
         };
+        if why == Why::Deadline {
+            let stage = if request.sent { "reply" } else { "queue" };
+            self.shared.metrics.timeouts.with_label_values(&[stage]).inc();
+        }
         clients.fail(request.entry, &request.request, Failure { outcome, why }, &[]);
     }
 
@@ -258,6 +271,7 @@ impl Upstream {
             self.fences.remove(0);
         }
         self.fences.push(fence);
+        self.shared.metrics.fences.inc();
         true
     }
 
@@ -274,7 +288,7 @@ impl Upstream {
                 [b"CLIENT", b"KILL", b"ID", number.as_bytes(), b"ADDR", fence.peer.address.as_bytes()];
             inline::encode(words.into_iter(), &mut command);
             let client = ClientKey::of_fence(fence.serial);
-            let sending = Sending { client, traits: Traits::default(), deadline: u32::MAX, view };
+            let sending = Sending { client, traits: Traits::default(), deadline: u32::MAX, view, tag: Tag::NONE };
             entry.connection.send(sending, &command, &mut self.pool);
             entry.connection.fences = fence.serial;
         }

@@ -19,6 +19,7 @@ use super::quota::Quota;
 use super::resolve::Resolver;
 use super::subscription::OnLoss;
 use super::supervisor::{Link, Supervisor};
+use crate::observe::metrics::Metrics;
 
 /// Dials under way at once in the whole process.
 const DIALS: usize = 2;
@@ -63,6 +64,7 @@ struct Lessees {
 /// What all workers share.
 pub(crate) struct Shared {
     pub(super) config: Config,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) permits: Arc<Permits>,
     pub(super) quota: Arc<Quota>,
     pub(super) dials: Semaphore,
@@ -104,7 +106,7 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: Config, seed: u64) -> Arc<Self> {
+    pub(crate) fn new(config: Config, metrics: Arc<Metrics>, seed: u64) -> Arc<Self> {
         let now = Instant::now();
         Arc::new(Self {
             permits: Permits::new(config.pool_size),
@@ -130,6 +132,7 @@ impl Shared {
             queued: Mutex::default(),
             gaps: AtomicU64::new(0),
             commands: Mutex::default(),
+            metrics,
             config,
         })
     }
@@ -143,6 +146,11 @@ impl Shared {
     /// What the server said of itself, once it was reached.
     pub(crate) fn identity(&self) -> &Identity {
         &self.identity
+    }
+
+    /// What is counted.
+    pub(crate) fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
     }
 
     /// The database of a client that never said SELECT.
@@ -170,6 +178,12 @@ impl Shared {
         self.guard.view()
     }
 
+    /// Tells the breaker of something that counts against Redis, for that reason.
+    pub(super) fn blame(&self, reason: &str, what: impl FnOnce(&mut Breaker)) {
+        self.metrics.failures.with_label_values(&[reason]).inc();
+        self.tell(what);
+    }
+
     /// Tells the breaker something, and everybody what became of it.
     pub(super) fn tell(&self, what: impl FnOnce(&mut Breaker)) {
         let ((), change) = self.guard.with(what);
@@ -179,6 +193,7 @@ impl Shared {
     /// Logs a change of the breaker and tells the workers.
     pub(super) fn announce(&self, change: Change) {
         let (state, reason) = (change.to, change.reason);
+        self.metrics.breaker_changed((change.from.label(), state.label()), reason.label());
         let (retry, _) = self.guard.with(|breaker| breaker.retry_in(Instant::now()));
         match retry {
             Some(retry) => {

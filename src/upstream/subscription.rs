@@ -348,6 +348,7 @@ impl Upstream {
         let (now, served, resubscribe) =
             (self.now, feed.has_served(), self.shared.config.on_loss == OnLoss::Resubscribe);
         feed.close(&mut self.pool);
+        self.shared.metrics.disconnects.with_label_values(&[error.reason()]).inc();
         self.doubt_server();
         let register = &mut self.subscriptions.register;
         let (unanswered, hearers) = (register.lose(), register.all_hearers());
@@ -358,7 +359,7 @@ impl Upstream {
             tracing::warn!(%error, subscribers = hearers.len(), resubscribe, "lost the subscription connection");
         }
         if !(orderly || matches!(error, Error::Replica)) {
-            self.shared.tell(|breaker| breaker.failure(self.view.generation, now));
+            self.shared.blame("disconnect", |breaker| breaker.failure(self.view.generation, now));
         }
         self.shared.supervise(|supervisor| supervisor.lost(self.shared.has_usable(), served, now));
         self.look();

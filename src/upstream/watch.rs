@@ -72,6 +72,7 @@ impl Upstream {
             self.listen(id, clients);
         }
         self.report();
+        self.take_stock();
         self.remind_lessees();
         if !failed {
             self.widen();
@@ -85,6 +86,24 @@ impl Upstream {
         }
         self.fail_overdue_parked(clients);
         self.watch_feed(clients);
+    }
+
+    /// Notes what there is just now, for metrics.
+    fn take_stock(&self) {
+        let (mut busy, mut idle, mut held, mut in_flight) = (0, 0, 0, 0);
+        for (_, entry) in &self.connections {
+            in_flight += entry.connection.in_flight() as u64;
+            match (entry.holder.is_some(), entry.connection.in_flight()) {
+                (true, _) => held += 1,
+                (false, 0) => idle += 1,
+                (false, _) => busy += 1,
+            }
+        }
+        busy += self.subscriptions.held() as u64;
+        self.cells.in_flight.set(in_flight);
+        for (cell, count) in self.cells.connections.iter().zip([busy, idle, held, self.making as u64]) {
+            cell.set(count);
+        }
     }
 
     /// Logs what was not answered or refused, once in a while: a slow server makes much of both.
@@ -121,7 +140,7 @@ impl Upstream {
                     breaker.probe_succeeded(now);
                 }
             }),
-            Slot::Failure => self.shared.tell(|breaker| {
+            Slot::Failure => self.shared.blame("unavailable_reply", |breaker| {
                 breaker.failure(view.generation, now);
                 breaker.probe_failed(now);
             }),
@@ -160,10 +179,10 @@ impl Upstream {
         }
         self.attend_to(id, clients);
         if hangs {
-            self.shared.tell(|breaker| breaker.hang(self.now));
+            self.shared.blame("timeout", |breaker| breaker.hang(self.now));
             self.look();
         } else {
-            self.shared.tell(|breaker| breaker.failure(view.generation, self.now));
+            self.shared.blame("timeout", |breaker| breaker.failure(view.generation, self.now));
         }
         if unsent || late >= MAX_LATE {
             // What was not sent must never be.
@@ -209,7 +228,8 @@ impl Upstream {
         }
         if silent >= PING_TIMEOUT && !entry.struck && !entry.connection.is_awaited() {
             entry.struck = true;
-            self.shared.tell(|breaker| breaker.health_check(false, now));
+            self.shared.metrics.silent_checks.inc();
+            self.shared.blame("health_check", |breaker| breaker.health_check(false, now));
             return;
         }
         match entry.questioned {
@@ -276,8 +296,7 @@ impl Upstream {
 
     /// Sends a PING of our own.
     fn ask(&mut self, id: ConnectionId, client: ClientKey) {
-        let message = Message { client, traits: Traits::default(), since: None, after: 0 };
-        self.send(id, message, PING);
+        self.send(id, Message::unasked(client, Traits::default()), PING);
     }
 
     /// Has reads that wait on a stuck connection asked elsewhere, once two fifths of their time have passed.

@@ -16,6 +16,7 @@ const UNDONE: [&str; 5] = ["TODO", "FIXME", "XXX", "todo!", "unimplemented!"];
 const IMPORTS: &[(&str, Allowed)] = &[
     ("resp", Allowed::Only(&[])),
     ("command", Allowed::Only(&["resp"])),
+    ("observe", Allowed::Only(&["command"])),
     ("buffer", Allowed::Only(&["transport"])),
     ("transport", Allowed::Only(&["buffer"])),
     ("upstream", Allowed::AllBut(&["app", "client", "command", "config", "worker"])),
@@ -24,7 +25,7 @@ const IMPORTS: &[(&str, Allowed)] = &[
 
 /// Libraries that only these may name, so that each can be replaced in one place.
 const LIBRARIES: &[(&str, &[&str])] =
-    &[("redis_protocol", &["check", "resp", "upstream"]), ("clap", &["config", "main"])];
+    &[("redis_protocol", &["check", "resp", "upstream"]), ("clap", &["config", "main", "observe"])];
 
 /// What the README says of the default where the help names none.
 const NO_DEFAULT: [&str; 3] = ["required", "none", "off"];

@@ -125,6 +125,10 @@ impl Session {
                     turn.upstream.leave(id);
                 }
                 turn.upstream.name_lease(&lease, &self.state.name);
+                turn.env.metrics.leases.with_label_values(&[cause.name()]).inc();
+                if !turn.env.cells.is_off() {
+                    turn.env.cells.lease_wait.observe(turn.env.cells.now().saturating_sub(self.arrived));
+                }
                 let lasting = cause == Cause::Session;
                 self.hold = Some(Box::new(Hold::of(lease, lasting)));
                 Ok(waited)

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::acquire::with_timeout;
 use super::retold::Noted;
-use super::{OWN_BUFFER, Phase, Session, Step, Turn};
+use super::{Departure, OWN_BUFFER, Phase, Session, Step, Turn};
 use crate::buffer::Memory;
 use crate::client::clients::Env;
 use crate::client::ids;
@@ -25,6 +25,7 @@ use crate::command::blocking::{self, Timeout};
 use crate::command::keys::is;
 use crate::command::route::{self, Local, Manner, Route, Subscription, Transaction};
 use crate::command::table;
+use crate::observe::cells::Tag;
 use crate::resp::build;
 use crate::resp::inline;
 use crate::resp::request::{Args, Limits, RequestScanner};
@@ -308,7 +309,7 @@ impl Session {
         if hold.is_unsure() || self.phase != Phase::Serving || !self.loses_track(env) {
             // What is done in a database that only the server knows cannot be continued either, and who leaves is told
             // nothing more.
-            self.kill();
+            self.kill(Departure::UpstreamLost);
             return;
         }
         self.state.unwatched |= hold.watching;
@@ -546,7 +547,7 @@ impl Session {
         turn.upstream.bury();
         self.block = Some(Box::new(Block::lost()));
         if !self.loses_track(turn.env) {
-            self.kill();
+            self.kill(Departure::UpstreamLost);
         }
     }
 
@@ -621,7 +622,7 @@ impl Session {
         let Some(hold) = &self.hold else { return };
         let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
         let traits = Traits::default().muted(true).queued(hold.in_multi);
-        let message = Message { client: self.key, traits, since: None, after };
+        let message = Message { client: self.key, traits, since: None, after, tag: Tag::NONE };
         self.replies.forward();
         self.due = turn.upstream.send_leased(&hold.lease, message, None, request);
     }
@@ -633,7 +634,7 @@ impl Session {
             self.hold = None;
             turn.upstream.bury();
             if !self.loses_track(turn.env) {
-                self.kill();
+                self.kill(Departure::UpstreamLost);
             }
         }
     }
@@ -658,7 +659,7 @@ impl Session {
             .queued(hold.in_multi)
             .resp3(self.state.protocol == Protocol::Resp3);
         let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
-        let message = Message { client: self.key, traits, since: None, after };
+        let message = Message { client: self.key, traits, since: None, after, tag: mem::take(&mut self.tag) };
         self.replies.forward();
         self.since = None;
         if frame.len() >= OWN_BUFFER && timeout.is_none() {

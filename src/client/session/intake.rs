@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use bytes::BufMut;
 
-use super::{Phase, Session, Step, Turn};
+use super::{Departure, Phase, Session, Step, Turn};
 use crate::client::clients::Env;
 use crate::resp::inline;
 use crate::resp::request::{Args, Form, ProtocolError, Request};
@@ -122,6 +122,7 @@ impl Session {
             Poll::Ready(Err(_)) => return self.broken(),
             Poll::Ready(Ok(count)) => count,
         };
+        self.note_arrival(count, turn.env);
         let buffer = mem::take(&mut turn.env.read_buffer);
         let bytes = buffer.get(..count).unwrap_or_default();
         let (taken, stop) = self.take(bytes, turn);
@@ -169,10 +170,20 @@ impl Session {
             Poll::Ready(Ok(count)) => {
                 self.starving = false;
                 self.progress += count as u64;
+                self.note_arrival(count, turn.env);
                 // Large requests are taken in whole turns, not in as many reads as fit.
                 turn.share = if count == TURN_BYTES { 0 } else { turn.share };
                 Poll::Ready(true)
             }
+        }
+    }
+
+    /// So many bytes came, and with them the end of a request.
+    fn note_arrival(&mut self, bytes: usize, env: &mut Env) {
+        if !env.cells.is_off() {
+            env.clock = env.cells.now();
+            self.arrived = env.clock;
+            env.cells.received.add(bytes as u64);
         }
     }
 
@@ -263,10 +274,12 @@ impl Session {
                 client = self.state.id,
                 "closed a connection that speaks HTTP: possibly a cross-protocol attack"
             );
+            self.depart(Departure::Protocol);
             self.phase = Phase::Dead;
             return;
         }
         self.answer_local(&error.reply(), env);
+        self.depart(Departure::Protocol);
         self.phase = Phase::Finishing { linger: true };
     }
 

@@ -7,15 +7,21 @@ use std::io::{self, IoSlice};
 use std::mem;
 use std::ops::Range;
 use std::task::{Context, Poll};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::hold::Heard;
-use super::{BULK_ITEM, Phase, Session};
+use super::{BULK_ITEM, Departure, Phase, Session};
 use crate::buffer::MAX_SLICES;
 use crate::client::clients::Env;
 use crate::client::unserved::{self, Asked};
-use crate::upstream::{Failure, Protocol, Traits};
+use crate::command::keys::{self, asks_to_block};
+use crate::command::table;
+use crate::observe::cells::{Given, Outcome, Tag, command_name};
+use crate::observe::slowlog::Slow;
+use crate::resp::request::Args;
+use crate::upstream::{Failure, InFlight, Protocol};
 
 /// While a large reply streams and more than this waits for its client, upstream is not read for a millisecond, in bytes.
 const LAG: usize = 4 * 1024 * 1024;
@@ -32,12 +38,13 @@ impl Session {
     /// Takes the next bytes of a reply, which stay in the connection's buffer until [`Session::flush`].
     pub(in crate::client) fn deliver(
         &mut self,
-        traits: Traits,
+        entry: InFlight,
         buffer: &[u8],
         range: Range<usize>,
         complete: bool,
         env: &mut Env,
     ) {
+        let traits = entry.traits;
         if self.phase == Phase::Dead {
             return;
         }
@@ -45,12 +52,12 @@ impl Session {
             self.count_bulk(range.len(), env.tick);
         }
         let mut muted = traits.is_muted();
-        let mut kept = false;
+        let (mut kept, mut is_counted) = (false, true);
         if let Some(hold) = &mut self.hold {
             let bytes = buffer.get(range.clone()).unwrap_or_default();
             match hold.hear(bytes, complete, traits.is_queued(), env.pool.memory()) {
                 Heard::Reply => {}
-                Heard::Part if hold.kept() > env.output_limit => return self.kill(),
+                Heard::Part if hold.kept() > env.output_limit => return self.kill(Departure::OutputLimit),
                 Heard::Part => (muted, kept) = (true, true),
                 Heard::Whole(reply) => {
                     self.deliver_retold(&reply, muted, buffer, env);
@@ -58,13 +65,22 @@ impl Session {
                 }
                 Heard::AskAgain(request) => {
                     self.take_back(&request, env);
-                    muted = true;
+                    (muted, is_counted) = (true, false);
                 }
-                Heard::Fatal => return self.kill(),
+                Heard::Fatal => return self.kill(Departure::UpstreamLost),
             }
         }
-        self.append(muted, buffer, range, env);
+        self.append(muted, buffer, range.clone(), env);
         let was_half = mem::replace(&mut self.half_delivered, !complete && !kept);
+        if complete && is_counted {
+            // Of a long reply the beginning is gone; it is no error, and what it holds is not looked into.
+            let reply = if was_half { &[] } else { buffer.get(range).unwrap_or_default() };
+            self.last = entry.tag();
+            match traits.is_queued() {
+                true => env.cells.settled(entry.tag(), Outcome::Local, env.clock),
+                false => env.cells.answered(entry.tag(), reply, env.clock),
+            }
+        }
         if complete {
             self.answered(buffer, env);
             if was_half {
@@ -93,7 +109,7 @@ impl Session {
     /// understand, and is disconnected.
     pub(in crate::client) fn fail(
         &mut self,
-        traits: Traits,
+        entry: InFlight,
         request: &[u8],
         failure: Failure,
         buffer: &[u8],
@@ -102,10 +118,12 @@ impl Session {
         if self.phase == Phase::Dead {
             return;
         }
+        let traits = entry.traits;
+        self.tag = entry.tag();
         self.hold.iter_mut().for_each(|hold| hold.forget_kept(env.pool.memory()));
         let leaves = self.hold.is_some() && self.phase != Phase::Serving;
         if leaves || (mem::take(&mut self.half_delivered) && !traits.is_muted()) {
-            self.kill();
+            self.kill(Departure::UpstreamLost);
             return;
         }
         if !traits.is_muted() {
@@ -117,9 +135,12 @@ impl Session {
             let (strict, policy, upstream) = (self.strict, &*env.policy, &*env.upstream);
             // What stands in a transaction is no read that could be answered.
             let request = if traits.is_queued() { &[] } else { request };
-            unserved::answer(&Asked { request, protocol, strict, policy, upstream }, failure, &mut reply);
+            let given = unserved::answer(&Asked { request, protocol, strict, policy, upstream }, failure, &mut reply);
             self.out.push(&reply, &mut env.pool);
             env.answer = reply;
+            self.gave(given, env);
+        } else {
+            self.gave(if failure.may_have_run() { Given::Indeterminate } else { Given::Unavailable }, env);
         }
         self.answered(buffer, env);
         self.release_held(buffer, env);
@@ -166,10 +187,11 @@ impl Session {
             match self.transport.try_write(bytes) {
                 Ok(count) => {
                     self.progress += count as u64;
+                    env.cells.sent.add(count as u64);
                     self.out.push(bytes.get(count..).unwrap_or_default(), &mut env.pool);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.out.push(bytes, &mut env.pool),
-                Err(_) => return self.kill(),
+                Err(_) => return self.kill(Departure::Client),
             }
         } else {
             self.spill(buffer, env);
@@ -197,7 +219,7 @@ impl Session {
         if self.backlog() > env.output_limit {
             let (client, backlog) = (self.state.id, self.backlog());
             tracing::warn!(client, backlog, "disconnecting a client: more unread replies than --client-output-limit");
-            self.kill();
+            self.kill(Departure::OutputLimit);
         }
     }
 
@@ -220,11 +242,57 @@ impl Session {
                 Poll::Ready(Err(_)) => self.phase = Phase::Dead,
                 Poll::Pending => {
                     self.blocked_on_write = true;
+                    if self.flushing.is_none() {
+                        self.flushing = Some((env.cells.now(), self.last));
+                    }
                     self.mind_backlog(env);
                     return;
                 }
             }
         }
+        if let Some((since, tag)) = self.flushing.take() {
+            let waited = env.cells.now().saturating_sub(since);
+            env.cells.flush.observe(waited);
+            if waited >= env.cells.slow_from() {
+                let slow = self.slow(tag);
+                env.metrics.slow.add(Slow { flush: Duration::from_micros(waited), ..slow });
+            }
+        }
+    }
+
+    /// A slow request of this client of which nothing else is known.
+    fn slow(&self, tag: Tag) -> Slow {
+        Slow {
+            at: SystemTime::now(),
+            command: command_name(usize::from(tag.command)),
+            client: String::from_utf8_lossy(&self.state.name).into_owned(),
+            keys: 0,
+            request: 0,
+            reply: 0,
+            queue: Duration::ZERO,
+            upstream: Duration::ZERO,
+            flush: Duration::ZERO,
+        }
+    }
+
+    /// Notes that the reply to a request took long. What waits for others is not slow.
+    pub(in crate::client) fn note_slow(
+        &self,
+        entry: InFlight,
+        request: &[u8],
+        reply: usize,
+        (queue, upstream): (Duration, Duration),
+        env: &Env,
+    ) {
+        let args = Args::new(request);
+        let command = table::of_request(args.clone());
+        if command.is_some_and(|command| asks_to_block(command, args.clone())) {
+            return;
+        }
+        let mut keys = 0;
+        command.into_iter().for_each(|command| keys::keys(command, args.clone(), |_| keys += 1));
+        let slow = self.slow(entry.tag());
+        env.metrics.slow.add(Slow { keys, request: request.len(), reply, queue, upstream, ..slow });
     }
 
     fn try_write_out(&mut self, env: &mut Env) {
@@ -237,6 +305,7 @@ impl Session {
             match attempt {
                 Ok(count) => {
                     self.progress += count as u64;
+                    env.cells.sent.add(count as u64);
                     self.out.consume(count, &mut env.pool);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,

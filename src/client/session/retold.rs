@@ -6,7 +6,7 @@
 
 use std::mem;
 
-use super::{Phase, Session};
+use super::{Departure, Phase, Session};
 use crate::client::clients::Env;
 use crate::client::ids;
 use crate::client::local::Answer;
@@ -139,7 +139,7 @@ impl Session {
         let refused = out.get(start) == Some(&b'-');
         if refused && local == Local::Hello && !reply.starts_with(b"+") {
             // It speaks one protocol there and another one here.
-            self.kill();
+            self.kill(Departure::UpstreamLost);
         }
         let Some(hold) = &mut self.hold else { return };
         hold.stale |= refused || local == Local::ClientSetInfo;

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::mem;
 use std::ops::Range;
 
-use super::{Phase, Session, Step, Turn};
+use super::{Departure, Phase, Session, Step, Turn};
 use crate::buffer::{ByteQueue, CHUNK};
 use crate::client::clients::Env;
 use crate::client::refusal;
@@ -305,7 +305,7 @@ impl Session {
     /// A message for it is longer than all that it may leave unread.
     pub(in crate::client) fn overrun(&mut self) {
         tracing::warn!(client = self.state.id, "disconnecting a client: a message longer than --client-output-limit");
-        self.kill();
+        self.kill(Departure::OutputLimit);
     }
 
     /// Hears nothing any more, because it is gone.

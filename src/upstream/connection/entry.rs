@@ -5,8 +5,11 @@ use std::collections::BTreeSet;
 use std::ops::Range;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Failure;
 use super::View;
+use crate::observe::cells::Tag;
 use crate::upstream::lane::ConnectionId;
 use crate::upstream::subscription::{Topics, Verdict};
 
@@ -145,6 +148,7 @@ pub(crate) struct Sending {
     pub(crate) deadline: u32,
     /// The breaker as it was seen when the request was let through.
     pub(crate) view: View,
+    pub(crate) tag: Tag,
 }
 
 /// An in-flight entry: whose request it is, and how far in the stream it reaches.
@@ -157,12 +161,26 @@ pub(crate) struct InFlight {
     /// When its client is to be answered at the latest, in ticks of its worker.
     pub(crate) deadline: u32,
     pub(crate) traits: Traits,
+    /// What it is and when it came, as its [`Tag`] says; apart, which keeps an entry small.
+    command: u16,
+    arrived: u64,
 }
 
 impl InFlight {
+    pub(super) fn new(sending: Sending, end: u64) -> Self {
+        let Sending { client, traits, deadline, view: _, tag: Tag { arrived, command } } = sending;
+        Self { client, end, deadline, traits, command, arrived }
+    }
+
+    /// What it is and when it came.
+    pub(crate) fn tag(&self) -> Tag {
+        Tag { arrived: self.arrived, command: self.command }
+    }
+
     /// A request that was not sent over one of the lanes' or leases' connections.
     pub(crate) fn elsewhere(client: ClientKey, traits: Traits) -> Self {
-        Self { client, end: 0, deadline: 0, traits }
+        let Tag { arrived, command } = Tag::NONE;
+        Self { client, end: 0, deadline: 0, traits, command, arrived }
     }
 }
 
@@ -182,6 +200,11 @@ pub(crate) struct Unanswered {
 
 /// The clients' side, as upstream sees it: somebody who takes replies.
 pub(crate) trait Replies {
+    /// Begins a turn: it is now.
+    fn clock(&mut self, now: Instant);
+    /// The reply to `entry`, of that many bytes, took long: so long from its arrival until it was written, so long from there.
+    /// `request` is what it asked, if that was kept. To be called before that reply is delivered.
+    fn slow(&mut self, entry: InFlight, request: &[u8], reply: usize, queue: Duration, upstream: Duration);
     /// Takes `buffer[range]`, the next bytes of the reply to `entry`; with `complete` they end it. The bytes need not be
     /// copied before [`Replies::flush`].
     fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool);
