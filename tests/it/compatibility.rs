@@ -25,7 +25,7 @@ fn told(route: Route) -> &'static str {
 
 fn route_of(name: &str) -> Route {
     let words: Vec<&[u8]> = name.split(' ').map(str::as_bytes).collect();
-    route(words[0], || words.iter().copied())
+    route(table::find(words[0]), || words.iter().copied())
 }
 
 /// The commands that the README's table names, and what it says of them.

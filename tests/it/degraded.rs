@@ -226,7 +226,7 @@ fn strict_keys_always_get_the_error() {
 /// Sends a request that must get the error, or what it is always answered here, on a connection of its own.
 fn judge(proxy: &Proxy, line: &str) {
     let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
-    let route = route(words[0], || words.iter().copied());
+    let route = route(table::find(words[0]), || words.iter().copied());
     let reply = proxy.connect().ask(line);
     match (route, line) {
         (Route::Shared { .. }, "info") => assert_eq!(reply[0], b'$', "{line}"),
