@@ -9,10 +9,12 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::admin;
 use crate::buffer::Memory;
 use crate::client::listener::{self, Listener, Reception};
 use crate::client::{Census, ListenAddress};
 use crate::config::Config;
+use crate::lifecycle::{Lifecycle, Phase};
 use crate::upstream::Shared;
 use crate::worker::{self, Setup};
 
@@ -27,6 +29,8 @@ const FIRST_ID: u64 = 1 << 48;
 pub enum Error {
     /// An address cannot be listened on.
     Bind(ListenAddress, io::Error),
+    /// There is no HTTP port.
+    Http(admin::Error),
     /// The system has no thread, signal handler or epoll instance to give.
     System(io::Error),
 }
@@ -38,6 +42,7 @@ impl fmt::Display for Error {
                 f,
                 "cannot listen on `{address}`: {error}; choose another address with --listen (OUTRIGGER_LISTEN)"
             ),
+            Self::Http(error) => error.fmt(f),
             Self::System(error) => write!(f, "cannot start: {error}"),
         }
     }
@@ -64,10 +69,23 @@ async fn serve(config: &Config) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     raise_file_limit(config);
+    let lifecycle = Lifecycle::new();
+    let http = config.http.as_ref().map(admin::bind).transpose().map_err(Error::Http)?;
     let listeners = bind_all(&config.clients.listen)?;
     let strict_listeners = bind_all(&config.clients.listen_strict)?;
     let shared = Shared::new(config.upstream.clone(), random());
-    let reception = start_workers(config, &shared)?;
+    let census = Arc::new(Census::new(first_id()));
+    if let Some(http) = http {
+        let tally = http.tally();
+        http.start(admin::Sources {
+            upstream: Arc::clone(&shared),
+            census: Arc::clone(&census),
+            lifecycle: Arc::clone(&lifecycle),
+            settings: config.shown.clone(),
+            metrics: admin::vitals(&lifecycle, &tally)?,
+        })?;
+    }
+    let reception = start_workers(config, &shared, census)?;
     let upstream = &config.upstream;
     tracing::info!(
         upstream = %upstream.target.address,
@@ -86,7 +104,9 @@ async fn serve(config: &Config) -> Result<(), Error> {
         tracing::info!(address = %listener.address()?, strict = true, "listening");
         tokio::spawn(listener.run(reception.strict()));
     }
+    lifecycle.enter(Phase::Serving);
     tokio::select! {
+        () = lifecycle.stop_asked() => tracing::info!("stopping"),
         _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
         _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
     }
@@ -123,8 +143,7 @@ fn raise_file_limit(config: &Config) {
     }
 }
 
-fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Reception, Error> {
-    let census = Arc::new(Census::new(first_id()));
+fn start_workers(config: &Config, shared: &Arc<Shared>, census: Arc<Census>) -> Result<Reception, Error> {
     let memory = Arc::new(Memory::new(config.memory_limit));
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
     shared.connect_workers(senders.clone());

@@ -275,7 +275,7 @@ impl Upstream {
     }
 
     /// Sends a PING of our own.
-    fn ask(&mut self, id: ConnectionId, client: ClientKey) {
+    pub(super) fn ask(&mut self, id: ConnectionId, client: ClientKey) {
         let message = Message { client, traits: Traits::default(), since: None, after: 0 };
         self.send(id, message, PING);
     }

@@ -18,13 +18,15 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("command", Allowed::Only(&["resp"])),
     ("buffer", Allowed::Only(&["transport"])),
     ("transport", Allowed::Only(&["buffer"])),
-    ("upstream", Allowed::AllBut(&["app", "client", "command", "config", "worker"])),
-    ("client", Allowed::AllBut(&["app", "config", "worker"])),
+    ("upstream", Allowed::AllBut(&["admin", "app", "client", "command", "config", "worker"])),
+    ("client", Allowed::AllBut(&["admin", "app", "config", "worker"])),
+    ("lifecycle", Allowed::Only(&[])),
+    ("admin", Allowed::Only(&["client", "lifecycle", "upstream"])),
 ];
 
 /// Libraries that only these may name, so that each can be replaced in one place.
 const LIBRARIES: &[(&str, &[&str])] =
-    &[("redis_protocol", &["check", "resp", "upstream"]), ("clap", &["config", "main"])];
+    &[("redis_protocol", &["check", "resp", "upstream"]), ("clap", &["config", "main"]), ("hyper", &["admin"])];
 
 /// What the README says of the default where the help names none.
 const NO_DEFAULT: [&str; 3] = ["required", "none", "off"];
