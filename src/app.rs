@@ -9,10 +9,12 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::admin;
 use crate::buffer::Memory;
 use crate::client::listener::{self, Listener, Reception};
 use crate::client::{Census, ListenAddress};
 use crate::config::Config;
+use crate::lifecycle::{Lifecycle, Phase};
 use crate::observe::metrics::Metrics;
 use crate::upstream::Shared;
 use crate::worker::{self, Setup};
@@ -28,6 +30,8 @@ const FIRST_ID: u64 = 1 << 48;
 pub enum Error {
     /// An address cannot be listened on.
     Bind(ListenAddress, io::Error),
+    /// There is no HTTP port.
+    Http(admin::Error),
     /// The system has no thread, signal handler or epoll instance to give.
     System(io::Error),
 }
@@ -39,6 +43,7 @@ impl fmt::Display for Error {
                 f,
                 "cannot listen on `{address}`: {error}; choose another address with --listen (OUTRIGGER_LISTEN)"
             ),
+            Self::Http(error) => error.fmt(f),
             Self::System(error) => write!(f, "cannot start: {error}"),
         }
     }
@@ -65,11 +70,25 @@ async fn serve(config: &Config) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     raise_file_limit(config);
+    let lifecycle = Lifecycle::new();
+    let http = config.http.as_ref().map(admin::bind).transpose().map_err(Error::Http)?;
     let listeners = bind_all(&config.clients.listen)?;
     let strict_listeners = bind_all(&config.clients.listen_strict)?;
-    let metrics = Metrics::new(config.workers, config.slow_from, false).map_err(io::Error::other)?;
+    let off = config.http.is_none();
+    let metrics = Metrics::new(config.workers, config.slow_from, off).map_err(io::Error::other)?;
     let shared = Shared::new(config.upstream.clone(), Arc::new(metrics), random());
-    let reception = start_workers(config, &shared)?;
+    let census = Arc::new(Census::new(first_id()));
+    let memory = Arc::new(Memory::new(config.memory_limit));
+    if let Some(http) = http {
+        http.start(admin::Sources {
+            upstream: Arc::clone(&shared),
+            census: Arc::clone(&census),
+            memory: Arc::clone(&memory),
+            lifecycle: Arc::clone(&lifecycle),
+            settings: config.shown.clone(),
+        })?;
+    }
+    let reception = start_workers(config, &shared, census, &memory)?;
     let upstream = &config.upstream;
     tracing::info!(
         upstream = %upstream.target.address,
@@ -88,7 +107,9 @@ async fn serve(config: &Config) -> Result<(), Error> {
         tracing::info!(address = %listener.address()?, strict = true, "listening");
         tokio::spawn(listener.run(reception.strict()));
     }
+    lifecycle.enter(Phase::Serving);
     tokio::select! {
+        () = lifecycle.stop_asked() => tracing::info!("stopping"),
         _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
         _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
     }
@@ -125,9 +146,12 @@ fn raise_file_limit(config: &Config) {
     }
 }
 
-fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Reception, Error> {
-    let census = Arc::new(Census::new(first_id()));
-    let memory = Arc::new(Memory::new(config.memory_limit));
+fn start_workers(
+    config: &Config,
+    shared: &Arc<Shared>,
+    census: Arc<Census>,
+    memory: &Arc<Memory>,
+) -> Result<Reception, Error> {
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
     shared.connect_workers(senders.clone());
     let seats = senders
@@ -139,7 +163,7 @@ fn start_workers(config: &Config, shared: &Arc<Shared>) -> Result<Reception, Err
                 index,
                 clients: config.clients.clone(),
                 upstream: Arc::clone(shared),
-                memory: Arc::clone(&memory),
+                memory: Arc::clone(memory),
                 census: Arc::clone(&census),
                 sender,
                 events,

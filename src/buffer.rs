@@ -37,6 +37,11 @@ impl Memory {
         self.used.load(Ordering::Relaxed)
     }
 
+    /// What may be held, in bytes.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// True from three quarters of the budget on: nobody may begin to buffer something large.
     pub(crate) fn is_tight(&self) -> bool {
         self.used() > self.limit / 4 * 3

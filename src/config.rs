@@ -5,7 +5,9 @@
 
 mod degrade;
 mod deny;
+mod http;
 mod outage;
+mod shown;
 #[cfg(test)]
 mod tests;
 
@@ -25,8 +27,11 @@ use url::{Host, Url};
 
 pub use degrade::{Degrade, DegradeReads, DegradeWrites};
 pub use deny::Deny;
+pub use http::{Healthcheck, Http, HttpAddress, Wait};
 pub use outage::{BreakerMode, Outage};
+pub use shown::Shown;
 
+use crate::admin;
 use crate::client::{self, ListenAddress};
 use crate::observe::log::Format as LogFormat;
 use crate::upstream::{self, Address, OnLoss, Target};
@@ -54,7 +59,11 @@ impl Args {
     /// environment.
     pub fn read() -> Result<Self, (clap::Error, Option<String>)> {
         let command = Self::command().mut_args(|arg| arg.hide_env_values(true));
-        let parsed = command.try_get_matches().and_then(|matches| Self::from_arg_matches(&matches));
+        let parsed = command.clone().try_get_matches().and_then(|matches| {
+            let mut args = Self::from_arg_matches(&matches)?;
+            args.settings.shown = shown::values(&command, &matches);
+            Ok(args)
+        });
         parsed.map_err(|error| {
             let hint = match error.get(ContextKind::InvalidArg) {
                 Some(ContextValue::String(arg)) if error.kind() == ErrorKind::ValueValidation => {
@@ -82,6 +91,10 @@ pub enum Command {
     Check(Box<Settings>),
     /// Say of one command where it goes, what it is answered while Redis cannot be asked, and whether it is repeated.
     Explain(Explain),
+    /// Wait until another Outrigger on this machine has started.
+    Wait(Wait),
+    /// Ask another Outrigger on this machine whether it is well: for images without a shell.
+    Healthcheck(Healthcheck),
 }
 
 /// What to explain.
@@ -183,6 +196,9 @@ pub struct Settings {
     #[command(flatten)]
     pub deny: Deny,
 
+    /// The HTTP port.
+    #[command(flatten)]
+    pub http: Http,
     /// Requests that take so long or longer are kept in the slow log.
     #[arg(long, env = "OUTRIGGER_SLOWLOG_THRESHOLD", value_name = "TIME", default_value = "100ms", value_parser = duration)]
     pub slowlog_threshold: Duration,
@@ -194,6 +210,10 @@ pub struct Settings {
     /// What to log: error, warn, info, debug, trace, or directives such as outrigger=debug.
     #[arg(long, env = "OUTRIGGER_LOG", value_name = "LEVEL", default_value = "info")]
     pub log: String,
+
+    /// All of these as they may be shown.
+    #[arg(skip)]
+    pub shown: Shown,
 }
 
 /// How clients use upstream connections.
@@ -221,6 +241,8 @@ pub struct Config {
     pub clients: client::Config,
     /// The upstream side.
     pub upstream: upstream::Config,
+    /// The HTTP port, unless it is switched off.
+    pub http: Option<admin::Config>,
     /// Worker threads.
     pub workers: usize,
     /// Budget for buffers, in bytes.
@@ -231,6 +253,8 @@ pub struct Config {
     pub log_format: LogFormat,
     /// What to log.
     pub log: String,
+    /// The flags in force, without credentials.
+    pub shown: Shown,
 }
 
 /// What is wrong with the configuration, and how to mend it.
@@ -275,6 +299,7 @@ impl Settings {
         if self.max_clients == 0 {
             return Err(wrong("max-clients", "`0` would refuse everybody: give at least 1"));
         }
+        let memory_limit = self.memory_limit.unwrap_or_else(default_memory);
         Ok(Config {
             clients: client::Config {
                 listen: self.addresses("listen", &self.listen, password.is_some())?,
@@ -302,12 +327,22 @@ impl Settings {
                 },
                 longest_message: self.client_output_limit,
             },
+            http: self.http.resolve()?,
             workers,
-            memory_limit: self.memory_limit.unwrap_or_else(default_memory),
+            memory_limit,
             slow_from: self.slowlog_threshold,
             log_format: self.log_format.unwrap_or_else(default_log_format),
             log: self.log.clone(),
+            shown: self.shown(workers, memory_limit),
         })
+    }
+
+    /// What may be shown, with what was found out here.
+    fn shown(&self, workers: usize, memory_limit: usize) -> Shown {
+        let mut shown = self.shown.clone();
+        shown.insert("workers".to_owned(), workers.to_string());
+        shown.insert("memory-limit".to_owned(), memory_limit.to_string());
+        shown
     }
 
     /// Whether the pool is large enough for everything to work.

@@ -113,10 +113,13 @@
 //! | [`check`] | `outrigger check` |
 //! | [`explain`] | `outrigger explain` |
 //! | [`observe`] | the log |
+//! | [`lifecycle`] | how far the process is: starting, serving, draining |
+//! | [`admin`] | the HTTP port: probes, health, metrics, the drill; `outrigger wait` and `outrigger healthcheck` |
 //! | [`app`] | composition: bind, start, accept, stop |
 //!
 //! Dependencies point one way: `main → app → worker → client → {command, upstream} → {resp, buffer, transport}`, with
-//! `config` above the parts whose settings it fills in. `resp` and `command` are leaves. A test holds the source against
+//! `config` above the parts whose settings it fills in. `admin` looks at `client`, `upstream` and `lifecycle`, which do not
+//! know it. `resp` and `command` are leaves. A test holds the source against
 //! this.
 //!
 //! # Threads, tasks, and who owns what
@@ -125,6 +128,7 @@
 //! |---|---|---|
 //! | main thread | listeners, signals, the supervisor's loop | on SIGTERM or SIGINT |
 //! | worker threads (`--workers`) | their clients and upstream connections outright, in one state that is borrowed for one poll at a time and never across an await | with the process |
+//! | HTTP thread | its connections, the question whether Redis answers, the drill; of the rest it reads what is shared | with the process |
 //! | a task for each client | nothing: it calls `Clients::drive` | when the session is over |
 //! | a task for each upstream connection | nothing: it calls `Upstream::drive` | when the connection is gone |
 //! | a task for each control request | the connection it makes | with an `Event` to its worker |
@@ -221,6 +225,7 @@
 //! would, or by an error. *Feed*: the subscription connection of a worker. *Topic*: a channel, a pattern or a shard channel.
 //! *Hearer*: who gets a topic's messages. *Verdict*: what became of a request about topics.
 
+pub mod admin;
 pub mod app;
 mod buffer;
 pub mod check;
@@ -228,6 +233,7 @@ pub mod client;
 pub mod command;
 pub mod config;
 pub mod explain;
+pub mod lifecycle;
 pub mod observe;
 pub mod resp;
 mod transport;

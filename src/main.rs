@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use outrigger::config::{self, Args, Command, Config};
+use outrigger::admin::caller::{self, Question};
+use outrigger::config::{self, Args, Command, Config, Healthcheck};
 use outrigger::{app, check, explain, observe};
 
 /// Exit code of a usage error, as in BSD's sysexits.
@@ -23,6 +24,21 @@ fn main() -> ExitCode {
             |code| code,
             |denied| explain::run(&question.words, &question.degrade.policy(), denied.as_ref()),
         ),
+        Some(Command::Wait(wait)) => {
+            checked(wait.address.peer()).map_or_else(|code| code, |address| caller::wait(address, wait.timeout))
+        }
+        Some(Command::Healthcheck(check)) => checked(check.address.peer())
+            .map_or_else(|code| code, |address| caller::healthcheck(address, question_of(check))),
+    }
+}
+
+fn question_of(check: &Healthcheck) -> Question {
+    if check.live {
+        Question::Live
+    } else if check.ready {
+        Question::Ready
+    } else {
+        Question::Health
     }
 }
 

@@ -12,6 +12,7 @@
 //! - [`control`]: what has to reach a server that answers nothing else.
 //! - [`watch`]: deadlines, silence, and what is done about them. [`loss`]: what becomes of requests whose connection is
 //!   gone: asked again ([`budget`]), fenced off, or failed.
+//! - [`health`]: whether Redis answers, for those who ask from outside. [`outlook`]: what is shown of all this.
 //! - [`subscription`]: publish and subscribe, over a connection of its own.
 //! - [`breaker`]: may a request try? [`supervisor`]: who may dial, and when? Both pure; [`jitter`] is their chance.
 //! - [`shared`]: what all workers share. [`error`]: what can go wrong, and what the client is told.
@@ -26,11 +27,13 @@ mod connection;
 pub(crate) mod control;
 mod dialling;
 mod error;
+mod health;
 mod jitter;
 mod lane;
 mod lease;
 mod loss;
 mod outgoing;
+mod outlook;
 mod pool;
 mod quota;
 mod resolve;
@@ -57,11 +60,14 @@ pub(crate) use connect::{LaneKey, Protocol, Release};
 pub(crate) use connection::{ClientKey, InFlight, Replies, Traits};
 use connection::{Connection, MAX_IN_FLIGHT, Made, READ_BUFFER, Sending};
 pub(crate) use error::{Error, Failure, Outcome, Why};
+use health::Check;
+pub(crate) use health::Obstacle;
 use lane::Lane;
 pub(crate) use lane::{ConnectionId, LaneId, Use};
 use lease::{Holder, Leases};
 pub(crate) use lease::{Lease, LeaseWant, Leased};
 use loss::Fence;
+pub(crate) use outlook::Outlook;
 use pool::Permit;
 pub(crate) use quota::Cause;
 use quota::Slot;
@@ -119,6 +125,8 @@ pub(crate) enum Event {
     Kill(u64, Arc<Unsettled>),
     /// A request was sent over the control connection, or not.
     Controlled { recipient: control::Recipient, report: control::Report },
+    /// Somebody wants to know whether Redis answers.
+    Check(Check),
     /// The client of this id, which waits for a lease to block on, is to wait no more, and to hear an error or not.
     Unblock(u64, bool),
 }
@@ -613,6 +621,7 @@ impl Upstream {
             Event::Breaker(change) => self.breaker_changed(change, clients),
             Event::Probe => self.probe(),
             Event::Prove => self.prove(),
+            Event::Check(check) => self.check(check),
             Event::Settled => self.release_publishers(),
             Event::Renew => self.renew(),
             Event::Kill(client, _unsettled) => {

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts, Registry, TextEncoder};
 use tokio::time::Instant;
@@ -32,6 +33,8 @@ pub struct Metrics {
     workers: Vec<Arc<Cells>>,
     /// Commands in the order in which they were first seen.
     seen: Mutex<Vec<&'static str>>,
+    /// How long the breaker has refused everything, and since when it does again.
+    open: Mutex<(Duration, Option<Instant>)>,
     /// The slow requests.
     pub slow: SlowLog,
     registry: Registry,
@@ -69,8 +72,6 @@ pub struct Metrics {
     pub recoveries: IntCounter,
     /// What counted against Redis, by reason.
     pub failures: IntCounterVec,
-    /// Requests to the HTTP port with a wrong token.
-    pub denied: IntCounter,
     /// Secrets that were read again, by secret and result.
     pub secret_reloads: IntCounterVec,
     /// Lines of the log, by level.
@@ -85,10 +86,12 @@ impl Metrics {
     pub fn new(workers: usize, slow_from: Duration, off: bool) -> prometheus::Result<Self> {
         let origin = Instant::now();
         let registry = Registry::new();
+        registry.register(Box::new(ProcessCollector::for_self()))?;
         let new = Maker(&registry);
         Ok(Self {
             workers: (0..workers).map(|_| Arc::new(Cells::new(origin, slow_from, off))).collect(),
             seen: Mutex::default(),
+            open: Mutex::default(),
             slow: SlowLog::default(),
             accepted: new.counter("downstream_connections_total", "Clients that were accepted.")?,
             rejected: new.counters(
@@ -139,7 +142,6 @@ impl Metrics {
                 "What counted against Redis.",
                 &[("reason", &["connect", "timeout", "disconnect", "unavailable_reply", "health_check"])],
             )?,
-            denied: new.counter("http_requests_denied_total", "Requests to the HTTP port with a wrong token.")?,
             secret_reloads: new.counters("secret_reloads_total", "Secrets that were read again.", &[("secret", &[]), ("result", &[])])?,
             log_lines: new.counters("log_messages_total", "Lines of the log.", &[("level", &["error", "warn", "info"])])?,
             registry,
@@ -154,9 +156,19 @@ impl Metrics {
         self.connect_time.with_label_values(&[result]).observe(took.as_secs_f64());
     }
 
+    /// How long the breaker has refused everything.
+    #[must_use]
+    pub fn open_time(&self) -> Duration {
+        let (before, since) = *self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        before + since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
     /// Counts a change of the breaker, of states and a reason as labels have them.
     pub fn breaker_changed(&self, (from, to): (&str, &str), reason: &str) {
         self.transitions.with_label_values(&[from, to]).inc();
+        let (before, since) = &mut *self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        *before += since.take().map_or(Duration::ZERO, |since| since.elapsed());
+        *since = matches!(to, "open" | "isolated").then(Instant::now);
         match to {
             "open" | "isolated" => self.trips.with_label_values(&[reason]).inc(),
             "closed" => self.recoveries.inc_by(u64::from(from == "half_open")),
@@ -383,6 +395,16 @@ pub fn counters<'a>(name: &str, help: &str, values: impl IntoIterator<Item = (La
     family(name, help, MetricType::COUNTER, values, |metric, value| {
         let mut counter = Counter::default();
         counter.set_value(as_float(value));
+        metric.set_counter(counter);
+    })
+}
+
+/// A counter of seconds.
+#[must_use]
+pub fn seconds_counter(name: &str, help: &str, value: Duration) -> MetricFamily {
+    family(name, help, MetricType::COUNTER, [(vec![], value)], |metric, value| {
+        let mut counter = Counter::default();
+        counter.set_value(value.as_secs_f64());
         metric.set_counter(counter);
     })
 }

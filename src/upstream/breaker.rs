@@ -235,6 +235,8 @@ pub struct Breaker {
     since: Instant,
     /// How many times the open time was lengthened and not yet forgiven: 1 is the first open time.
     step: u32,
+    /// How often it has opened, but for being opened for longer.
+    trips: u64,
     jitter: Jitter,
 }
 
@@ -277,7 +279,7 @@ impl Breaker {
             Mode::Disabled => (Phase::Disabled, Reason::Startup),
             Mode::Isolated => (Phase::Isolated, Reason::Operator),
         };
-        Self { settings, phase, generation: 0, reason, since: now, step: 0, jitter: Jitter::new(seed) }
+        Self { settings, phase, generation: 0, reason, since: now, step: 0, trips: 0, jitter: Jitter::new(seed) }
     }
 
     /// State and generation.
@@ -301,6 +303,16 @@ impl Breaker {
     /// Since when it is in this state. Being opened for longer is not a change of state.
     pub fn since(&self) -> Instant {
         self.since
+    }
+
+    /// How many times the open time was lengthened and not yet forgiven.
+    pub fn step(&self) -> u32 {
+        self.step
+    }
+
+    /// How often it has opened.
+    pub fn trips(&self) -> u64 {
+        self.trips
     }
 
     /// How long it will refuse yet, were it not for early recovery; `None` unless it is open.
@@ -489,6 +501,7 @@ impl Breaker {
     /// Opens, for one step longer than last time.
     fn trip(&mut self, reason: Reason, now: Instant) {
         self.decay(now);
+        self.trips += u64::from(!matches!(self.phase, Phase::Open { .. }));
         self.reason = reason;
         if self.longest_open() < self.settings.recovery {
             self.step += 1;

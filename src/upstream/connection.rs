@@ -45,6 +45,7 @@ use super::admission::Admission;
 use super::breaker::{Change, Trial, View};
 use super::connect::Peer;
 use super::error::{Error, Failure, Outcome, Why, cannot_serve, is_readonly};
+use super::health::{Asker, Obstacle};
 use super::outgoing::Outgoing;
 use super::pool::Permit;
 use crate::buffer::{ChunkPool, MAX_SLICES};
@@ -169,6 +170,8 @@ pub(crate) struct Connection {
     captured: Vec<u8>,
     /// When a sign of life was asked for here that has not come yet.
     proof_asked: Option<Instant>,
+    /// Who wants to know whether Redis answers: one for each PING that asks so, oldest first.
+    checks: VecDeque<Asker>,
     news: News,
     /// The task that drives it, and whether that was woken since its last turn.
     task: Option<Waker>,
@@ -224,6 +227,7 @@ impl Connection {
             fences: 0,
             captured: Vec::new(),
             proof_asked: None,
+            checks: VecDeque::new(),
             news: News::default(),
             task: None,
             scheduled: false,
@@ -323,6 +327,11 @@ impl Connection {
     /// True if a sign of life was asked for here that has not come yet.
     pub(crate) fn is_being_asked(&self) -> bool {
         self.proof_asked.is_some()
+    }
+
+    /// The next request asks whether Redis answers, and the reply goes to `asker`.
+    pub(crate) fn expect_check(&mut self, asker: Asker) {
+        self.checks.push_back(asker);
     }
 
     /// When something last came from the server.
@@ -684,10 +693,20 @@ impl Connection {
             }
         } else if entry.client == ClientKey::PROOF {
             self.news.proof = self.proof_asked.take().or(self.news.proof);
+        } else if entry.client == ClientKey::CHECK {
+            self.checked(Ok(()));
         } else if let Some(serial) = entry.client.fence() {
             self.news.fenced.extend(complete.then_some(serial));
         } else if let Some(serial) = entry.client.release() {
             self.news.released.extend(complete.then_some(serial));
+        }
+    }
+
+    /// Tells who asked first whether Redis answers.
+    fn checked(&mut self, answer: Result<(), Obstacle>) {
+        if let Some(asker) = self.checks.pop_front() {
+            // Who asked may have given up.
+            let _ = asker.send(answer);
         }
     }
 
@@ -723,6 +742,10 @@ impl Connection {
         let mut bytes = Vec::new();
         if cannot_serve(line) {
             self.failed = true;
+            if entry.client == ClientKey::CHECK {
+                let code = line.split(|byte| *byte == b' ').next().unwrap_or_default();
+                self.checked(Err(Obstacle::Refused(String::from_utf8_lossy(code).into_owned())));
+            }
             self.outgoing.copy(request, &mut bytes);
             if !entry.client.is_ours() {
                 clients.fail(entry, &bytes, Failure { outcome: Outcome::NotRun, why: Why::NotReady }, buffer);

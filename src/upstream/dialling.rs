@@ -346,6 +346,9 @@ impl Upstream {
             _ if self.failures == 0 => tracing::warn!(%error, "cannot get an upstream connection"),
             _ => tracing::debug!(%error, "cannot get an upstream connection"),
         }
+        if !matches!(error, Error::Withheld | Error::Database(_)) {
+            self.shared.note_problem(error, true, self.now);
+        }
         self.failures = self.failures.saturating_add(1);
         self.give_up_for_now(lane, error, server_wide);
         self.look();

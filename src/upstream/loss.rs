@@ -59,6 +59,7 @@ impl Upstream {
         changes.into_iter().for_each(|change| self.shared.announce(change));
         if !taken.is_empty() || !matches!(error, Error::Closed) {
             tracing::warn!(%error, in_flight, "lost an upstream connection");
+            self.shared.note_problem(error, false, now);
             self.shared.blame("disconnect", |breaker| breaker.failure(view.generation, now));
         } else {
             tracing::info!("the upstream ended an idle connection");

@@ -44,6 +44,16 @@ impl Permits {
         self.total
     }
 
+    /// How many are taken.
+    pub(crate) fn used(&self) -> usize {
+        self.total - self.free.load(Ordering::Relaxed).min(self.total)
+    }
+
+    /// How many workers wait for one.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// A permit, if one is free and nobody waits for it already.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Permit> {
         if self.free.load(Ordering::Relaxed) == 0 {
@@ -71,7 +81,7 @@ impl Permits {
 
     /// True while a worker waits for a permit: whoever has a connection to spare should close it.
     pub(crate) fn is_wanted(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.waiting() > 0
     }
 
     fn release(self: &Arc<Self>) {

@@ -154,6 +154,19 @@ impl Quota {
         self.blocked_out.load(Ordering::Relaxed)
     }
 
+    /// How many there are in all.
+    pub(crate) fn total(&self) -> usize {
+        self.total
+    }
+
+    /// How many are held for each cause, and how many clients wait for one.
+    pub(crate) fn held(&self) -> ([(Cause, usize); Cause::ALL.len()], usize) {
+        let state = self.lock();
+        let mut held = Cause::ALL.map(|cause| (cause, 0));
+        held.iter_mut().zip(state.held).for_each(|((_, shown), held)| *shown = held);
+        (held, state.queue.len())
+    }
+
     /// How many are held for each cause, for people: `blocking=14 watch=2`.
     pub(crate) fn summary(&self) -> String {
         let state = self.lock();

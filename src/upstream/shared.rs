@@ -14,11 +14,12 @@ use tokio::time::{Instant, sleep, timeout};
 use super::Event;
 use super::breaker::{self, Breaker, Change, Guard, State, View};
 use super::connect::{Identity, Protocol, Target};
+use super::error::Error;
 use super::pool::Permits;
 use super::quota::Quota;
 use super::resolve::Resolver;
 use super::subscription::OnLoss;
-use super::supervisor::{Link, Supervisor};
+use super::supervisor::{DialFailure, Link, Supervisor};
 use crate::observe::metrics::Metrics;
 
 /// Dials under way at once in the whole process.
@@ -61,6 +62,15 @@ struct Lessees {
     clients: HashMap<u64, u64>,
 }
 
+/// What went wrong with a connection.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    pub(super) at: Instant,
+    pub(super) text: String,
+    /// How a dial failed, if it was one.
+    pub(super) dial: Option<DialFailure>,
+}
+
 /// What all workers share.
 pub(crate) struct Shared {
     pub(super) config: Config,
@@ -101,6 +111,8 @@ pub(crate) struct Shared {
     queued: Mutex<HashSet<u64>>,
     /// Counts how often subscribers were subscribed again after having heard nothing for a while.
     pub(super) gaps: AtomicU64,
+    /// What went wrong last, for people.
+    problem: Mutex<Option<Problem>>,
     /// The reply to COMMAND that was seen last, in RESP2 and in RESP3.
     commands: Mutex<[Option<Arc<[u8]>>; 2]>,
 }
@@ -131,6 +143,7 @@ impl Shared {
             lessees: Mutex::default(),
             queued: Mutex::default(),
             gaps: AtomicU64::new(0),
+            problem: Mutex::default(),
             commands: Mutex::default(),
             metrics,
             config,
@@ -247,6 +260,26 @@ impl Shared {
         }
     }
 
+    /// Notes what went wrong with a connection, or a dial.
+    pub(super) fn note_problem(&self, error: &Error, dial: bool, now: Instant) {
+        let problem = Problem { at: now, text: error.to_string(), dial: dial.then(|| error.dial_failure()) };
+        *locked(&self.problem) = Some(problem);
+    }
+
+    /// What went wrong last.
+    pub(super) fn problem(&self) -> Option<Problem> {
+        locked(&self.problem).clone()
+    }
+
+    /// Sends an event to one worker; dropped if there is none of that number.
+    pub(super) fn send_to(&self, worker: usize, event: Event) {
+        let workers = self.workers.get().map(Vec::as_slice).unwrap_or_default();
+        if let Some(worker) = workers.get(worker) {
+            // A worker only ends with the process.
+            drop(worker.send(event));
+        }
+    }
+
     /// Sends an event to every worker.
     pub(super) fn broadcast(&self, event: impl Fn() -> Event) {
         for worker in self.workers.get().into_iter().flatten() {
@@ -258,6 +291,12 @@ impl Shared {
     /// Notes that something came from the server.
     pub(super) fn hear(&self, now: Instant) {
         self.heard.fetch_max(self.micros(now), Ordering::Relaxed);
+    }
+
+    /// When something last came from the server, to any worker.
+    pub(super) fn last_heard(&self) -> Option<Instant> {
+        let micros = self.heard.load(Ordering::Relaxed);
+        (micros > 0).then(|| self.origin + Duration::from_micros(micros))
     }
 
     /// True if something came from the server, to any worker, after `instant`.
@@ -289,9 +328,14 @@ impl Shared {
         }
     }
 
+    /// Connections in service in the whole process.
+    pub(super) fn usable(&self) -> usize {
+        self.usable.load(Ordering::Acquire)
+    }
+
     /// True if any connection of the process is in service.
     pub(super) fn has_usable(&self) -> bool {
-        self.usable.load(Ordering::Acquire) > 0
+        self.usable() > 0
     }
 
     /// Notes that a worker has requests and no connection: the next probe is to be its.
@@ -377,8 +421,7 @@ impl Shared {
             let (may, _) = self.guard.with(|breaker| breaker.may_probe(now));
             if may && due.is_some_and(|due| due <= now) {
                 let worker = self.demand.load(Ordering::Relaxed);
-                let workers = self.workers.get().map(Vec::as_slice).unwrap_or_default();
-                workers.get(worker).into_iter().for_each(|worker| drop(worker.send(Event::Probe)));
+                self.send_to(worker, Event::Probe);
                 // The worker says in a moment whether it could; it may have no permit.
                 sleep(LOOK / 5).await;
                 continue;

@@ -23,6 +23,7 @@
 //! Invariants: unless the link is up, a dial begins only while none is under way, and at most two begin in any
 //! second, whatever else happens.
 
+use std::fmt;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -98,6 +99,29 @@ pub enum DialFailure {
     Password,
 }
 
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "unknown",
+            Self::Up => "up",
+            Self::Doubtful => "doubtful",
+            Self::Down => "down",
+            Self::Recovering => "recovering",
+        })
+    }
+}
+
+impl fmt::Display for DialFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Refused => "nobody listens there, or the name is not known",
+            Self::Closed => "the connection was ended at once",
+            Self::TimedOut => "no answer in time, or not the right one",
+            Self::Password => "user or password are refused",
+        })
+    }
+}
+
 /// What to do about a connection that says READONLY.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failover {
@@ -154,6 +178,11 @@ impl Supervisor {
             Phase::Down { .. } => Link::Down,
             Phase::Recovering { .. } => Link::Recovering,
         }
+    }
+
+    /// Dials that have begun and not ended.
+    pub fn under_way(&self) -> u32 {
+        self.under_way
     }
 
     /// Whether a request that needs a connection may dial. If so the dial counts as begun: [`Supervisor::made`] or

@@ -295,7 +295,7 @@ impl Upstream {
     }
 
     /// Sends a PING of our own.
-    fn ask(&mut self, id: ConnectionId, client: ClientKey) {
+    pub(super) fn ask(&mut self, id: ConnectionId, client: ClientKey) {
         self.send(id, Message::unasked(client, Traits::default()), PING);
     }
 

@@ -6,6 +6,7 @@
 mod client;
 mod fault;
 mod frame;
+pub mod http;
 mod process;
 mod proxy;
 mod scripted;

@@ -19,13 +19,18 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("observe", Allowed::Only(&["command"])),
     ("buffer", Allowed::Only(&["transport"])),
     ("transport", Allowed::Only(&["buffer"])),
-    ("upstream", Allowed::AllBut(&["app", "client", "command", "config", "worker"])),
-    ("client", Allowed::AllBut(&["app", "config", "worker"])),
+    ("upstream", Allowed::AllBut(&["admin", "app", "client", "command", "config", "worker"])),
+    ("client", Allowed::AllBut(&["admin", "app", "config", "worker"])),
+    ("lifecycle", Allowed::Only(&[])),
+    ("admin", Allowed::Only(&["buffer", "client", "lifecycle", "observe", "upstream"])),
 ];
 
 /// Libraries that only these may name, so that each can be replaced in one place.
-const LIBRARIES: &[(&str, &[&str])] =
-    &[("redis_protocol", &["check", "resp", "upstream"]), ("clap", &["config", "main", "observe"])];
+const LIBRARIES: &[(&str, &[&str])] = &[
+    ("redis_protocol", &["check", "resp", "upstream"]),
+    ("clap", &["config", "main", "observe"]),
+    ("hyper", &["admin"]),
+];
 
 /// What the README says of the default where the help names none.
 const NO_DEFAULT: [&str; 3] = ["required", "none", "off"];

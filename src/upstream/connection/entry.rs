@@ -23,7 +23,7 @@ pub(crate) struct ClientKey {
 }
 
 /// From here on slots are our own.
-const OURS: u32 = u32::MAX - 4;
+const OURS: u32 = u32::MAX - 5;
 
 impl ClientKey {
     /// Nobody: PINGs, and tombstones of requests that were answered here.
@@ -33,6 +33,9 @@ impl ClientKey {
 
     /// Ourselves: a PING that asks for a sign of life.
     pub(crate) const PROOF: Self = Self { slot: OURS + 3, generation: 0 };
+
+    /// Ourselves: a PING to be able to say whether Redis answers.
+    pub(crate) const CHECK: Self = Self { slot: OURS + 5, generation: 0 };
 
     /// A CLIENT UNBLOCK of the leased connection of that serial.
     pub(crate) fn of_release(serial: u32) -> Self {

@@ -1,6 +1,6 @@
 //! The proxy as its users have it: a process, known by its flags, its sockets and its log.
 
-use super::{Client, Server};
+use super::{Client, PATIENCE, Server, wait_until};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -72,6 +72,9 @@ impl Proxy {
         if listeners(&command) == 0 {
             command.args(["--listen", "127.0.0.1:0"]);
         }
+        if !has_http(&command) {
+            command.args(["--http", "127.0.0.1:0"]);
+        }
         let due = listeners(&command);
         let mut child =
             command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the proxy's binary can be run");
@@ -99,6 +102,16 @@ impl Proxy {
         &self.addresses
     }
 
+    /// The address of its HTTP port.
+    pub fn http(&self) -> String {
+        let mut address = None;
+        wait_until("the HTTP port is open", PATIENCE, || {
+            address = address_of(&self.log, "http listening");
+            address.is_some()
+        });
+        address.expect("it was just found")
+    }
+
     /// A connection to the first address.
     pub fn connect(&self) -> Client {
         Client::connect(self.address())
@@ -112,6 +125,17 @@ impl Proxy {
     /// How many lines of the log so far contain `text`.
     pub fn logged(&self, text: &str) -> usize {
         self.log.lock().expect("no holder panics").iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits for the proxy to end by itself.
+    pub fn wait_for_end(&mut self, limit: Duration) -> ExitStatus {
+        let mut child = self.child.take().expect("there is a proxy that has not ended yet");
+        let mut status = None;
+        wait_until("the proxy ends", limit, || {
+            status = child.try_wait().expect("the proxy can be waited for");
+            status.is_some()
+        });
+        status.expect("it has just ended")
     }
 
     /// Fails the test if the proxy has ended.
@@ -156,22 +180,35 @@ fn listeners(command: &Command) -> usize {
     command.get_args().filter(|argument| *argument == "--listen" || *argument == "--listen-strict").count()
 }
 
+fn has_http(command: &Command) -> bool {
+    command.get_args().any(|argument| argument == "--http")
+}
+
 /// Keeps every line and hands on the addresses of listeners, until the process ends.
 fn drain(stderr: ChildStderr, log: &Log, bound: &Sender<String>) {
     for line in BufReader::new(stderr).lines().map_while(Result::ok) {
-        if line.contains(r#""message":"listening""#) {
-            let address = line.split(r#""address":""#).nth(1).and_then(|rest| rest.split('"').next());
-            let _ = bound.send(address.unwrap_or_default().to_owned());
-        }
+        let address = address_in(&line, "listening");
         log.lock().expect("no holder panics").push(line);
+        address.into_iter().for_each(|address| drop(bound.send(address)));
     }
+}
+
+/// The address in a line of the log with this message.
+fn address_in(line: &str, message: &str) -> Option<String> {
+    let is_so = line.contains(&format!(r#""message":"{message}""#));
+    let address = line.split(r#""address":""#).nth(1)?.split('"').next()?;
+    is_so.then(|| address.to_owned())
+}
+
+fn address_of(log: &Log, message: &str) -> Option<String> {
+    log.lock().expect("no holder panics").iter().find_map(|line| address_in(line, message))
 }
 
 /// The addresses of `due` listeners; fewer if the process ended or took too long.
 fn wait_for_listeners(bound: &Receiver<String>, due: usize) -> Vec<String> {
     let mut addresses = Vec::new();
     while addresses.len() < due {
-        match bound.recv_timeout(super::PATIENCE) {
+        match bound.recv_timeout(PATIENCE) {
             Ok(address) => addresses.push(address),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         }

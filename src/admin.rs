@@ -1,0 +1,163 @@
+//! The HTTP port: probes, health, metrics, a page for people, and what an operator may do to this one process.
+//!
+//! It has a thread and a runtime of its own, so that whatever is asked here, and however often, the path of a request is not
+//! touched. What it knows it reads from what is shared anyway; what changes something needs the token, or is for this
+//! machine alone.
+//!
+//! - [`door`]: connections and their limits. [`site`]: which path is answered by what, and who may ask.
+//! - [`token`]: the operator's token. [`tally`]: what was asked, counted.
+//! - [`health`]: whether Redis answers. [`probes`]: whether the process does. [`report`]: all that is known, as JSON.
+//! - [`page`]: the same for people. [`drill`]: an outage on purpose.
+//! - [`metrics`]: what was counted, and what there is now.
+//! - [`caller`]: the other end of the line: `outrigger wait` and `outrigger healthcheck`.
+
+pub mod caller;
+mod door;
+mod drill;
+mod health;
+mod metrics;
+mod page;
+mod probes;
+mod report;
+mod site;
+mod tally;
+mod token;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::runtime::Builder;
+
+use crate::buffer::Memory;
+use crate::client::Census;
+use crate::lifecycle::Lifecycle;
+use crate::upstream::Shared;
+use site::Site;
+pub use tally::Tally;
+use token::Token;
+
+/// Connections the kernel holds until they are accepted.
+const BACKLOG: i32 = 256;
+
+/// Settings of the HTTP port.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Holds the token in its first line; without one nothing that needs a token is there.
+    pub token_file: Option<PathBuf>,
+    /// Whoever is on this machine may end the process.
+    pub quitquitquit: bool,
+    /// Not ready while Redis does not answer.
+    pub ready_requires_upstream: bool,
+    /// Not started until Redis was reached once.
+    pub startup_requires_upstream: bool,
+}
+
+/// Where the HTTP port has what it tells.
+pub struct Sources {
+    /// The upstream side.
+    pub(crate) upstream: Arc<Shared>,
+    /// The clients.
+    pub(crate) census: Arc<Census>,
+    /// What all buffers take.
+    pub(crate) memory: Arc<Memory>,
+    /// How far the process is.
+    pub(crate) lifecycle: Arc<Lifecycle>,
+    /// The flags in force, without credentials.
+    pub(crate) settings: BTreeMap<String, String>,
+}
+
+/// Why there is no HTTP port.
+#[derive(Debug)]
+pub enum Error {
+    /// The address cannot be listened on.
+    Bind(SocketAddr, io::Error),
+    /// The file with the token cannot be read, or holds none.
+    Token(PathBuf, io::Error),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bind(address, error) => write!(
+                f,
+                "cannot listen on `{address}` for HTTP: {error}; choose another address with --http (OUTRIGGER_HTTP), or off"
+            ),
+            Self::Token(file, error) => write!(
+                f,
+                "cannot read `{}`: {error}; name a file that holds the token with --admin-token-file \
+                 (OUTRIGGER_ADMIN_TOKEN_FILE)",
+                file.display()
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// The HTTP port, bound. Who connects before it is started waits.
+pub struct Server {
+    listener: TcpListener,
+    token: Option<Token>,
+    tally: Arc<Tally>,
+    config: Config,
+}
+
+/// Binds the address and reads the token.
+///
+/// # Errors
+/// Which of both failed.
+pub fn bind(config: &Config) -> Result<Server, Error> {
+    let token = config.token_file.as_deref().map(Token::read).transpose();
+    let token = token.map_err(|error| Error::Token(config.token_file.clone().unwrap_or_default(), error))?;
+    let listener = listen(config.address).map_err(|error| Error::Bind(config.address, error))?;
+    Ok(Server { listener, token, tally: Arc::default(), config: config.clone() })
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // `[::]` is meant to be everywhere: a cluster's probes come over IPv4 or IPv6.
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+impl Server {
+    /// The address bound, with the port that the system chose.
+    ///
+    /// # Errors
+    /// Those of `getsockname(2)`.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Answers from now on, on a thread of its own, until the process ends.
+    ///
+    /// # Errors
+    /// When the system has no thread or no epoll instance to give.
+    pub fn start(self, sources: Sources) -> io::Result<()> {
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let address = self.address()?;
+        let listener = {
+            let _context = runtime.enter();
+            tokio::net::TcpListener::from_std(self.listener)?
+        };
+        let site = Site::new(self.config, self.token, self.tally, sources);
+        thread::Builder::new().name("http".to_owned()).spawn(move || runtime.block_on(door::run(listener, site)))?;
+        tracing::info!(%address, "http listening");
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! Whether Redis answers: one PING for all who ask within a second.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::upstream::{Obstacle, Shared};
+
+/// An answer is shared for so long.
+const SHARED_FOR: Duration = Duration::from_secs(1);
+
+/// How Redis is, as JSON has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(super) struct Health {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+/// Asks Redis, and remembers the answer for a moment.
+pub(super) struct Pulse {
+    upstream: Arc<Shared>,
+    /// The latest question; when it was answered, and how.
+    latest: Mutex<Option<watch::Receiver<Option<(Instant, Health)>>>>,
+}
+
+impl Health {
+    fn new(answer: Result<Duration, Obstacle>) -> Self {
+        match answer {
+            Ok(_) => Self { status: "pass", reason: None },
+            Err(obstacle) => Self::failed(&obstacle),
+        }
+    }
+
+    fn failed(obstacle: &Obstacle) -> Self {
+        Self { status: "fail", reason: Some(obstacle.to_string()) }
+    }
+
+    /// True if Redis answers.
+    pub(super) fn is_well(&self) -> bool {
+        self.reason.is_none()
+    }
+
+    /// Why it does not.
+    pub(super) fn reason(&self) -> &str {
+        self.reason.as_deref().unwrap_or_default()
+    }
+}
+
+impl Pulse {
+    pub(super) fn new(upstream: Arc<Shared>) -> Self {
+        Self { upstream, latest: Mutex::default() }
+    }
+
+    /// How Redis is now, or was less than a second ago.
+    pub(super) async fn health(&self) -> Health {
+        if let Some(obstacle) = self.upstream.obstacle() {
+            // What is known need not be asked, and was not known yet when somebody asked.
+            return Health::failed(&obstacle);
+        }
+        let mut asked = self.ask(Instant::now());
+        let answer = asked.wait_for(Option::is_some).await;
+        answer.ok().and_then(|answer| answer.clone()).map_or_else(
+            // Only if the runtime ends.
+            || Health::failed(&Obstacle::Silent),
+            |(_, health)| health,
+        )
+    }
+
+    /// The question that is under way or was just answered, or a new one. It is asked by a task of its own, so that whoever
+    /// hangs up does not take it from the others.
+    fn ask(&self, now: Instant) -> watch::Receiver<Option<(Instant, Health)>> {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = |asked: &&watch::Receiver<Option<(Instant, Health)>>| {
+            asked.borrow().as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) < SHARED_FOR)
+        };
+        if let Some(asked) = latest.as_ref().filter(holds) {
+            return asked.clone();
+        }
+        let (answer, asked) = watch::channel(None);
+        let upstream = Arc::clone(&self.upstream);
+        tokio::spawn(async move {
+            let pong = upstream.ask_for_pong().await;
+            answer.send_replace(Some((Instant::now(), Health::new(pong))));
+        });
+        *latest = Some(asked.clone());
+        asked
+    }
+}

@@ -1,0 +1,339 @@
+//! Which path is answered by what, and who may ask.
+//!
+//! What needs the token is not there without one (404), and refused slowly to whoever has a wrong one. What changes
+//! something is a POST; a browser that was led astray cannot make one, since it cannot be made to add the token.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes};
+use hyper::header::{
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN,
+};
+use hyper::header::{CONTENT_SECURITY_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Serialize;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::drill::{self, Drill};
+use super::health::{Health, Pulse};
+use super::probes::{Probes, Word};
+use super::report::{Detailed, Redis, Services};
+use super::tally::Tally;
+use super::token::Token;
+use super::{Config, Sources, page};
+
+/// Longest body that is looked at, and the longest that is read to its end so that its sender reads the refusal.
+const MAX_BODY: usize = 8 * 1024;
+const MAX_DISCARDED: usize = 256 * 1024;
+
+/// How long a body may take.
+const BODY_WITHIN: Duration = Duration::from_secs(5);
+
+/// A wrong token is refused after so long: guessing is slow, and nobody else waits for it.
+const REFUSE_AFTER: Duration = Duration::from_millis(100);
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+
+/// The page loads nothing, runs nothing, and is shown in no other page.
+const PAGE_POLICY: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'");
+
+/// Browsers add it to what they send on behalf of a page.
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+type Answer = Response<Full<Bytes>>;
+
+/// What there is to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Path {
+    Live,
+    Ready,
+    Startup,
+    Health,
+    Detailed,
+    Redis,
+    Services,
+    Metrics,
+    Page,
+    Isolate,
+    Release,
+    Quit,
+}
+
+impl Path {
+    fn of(path: &str) -> Option<Self> {
+        Some(match path {
+            "/livez" | "/liveness" => Self::Live,
+            "/readyz" | "/readiness" => Self::Ready,
+            "/startupz" | "/startup" => Self::Startup,
+            "/health" => Self::Health,
+            "/health/detailed" => Self::Detailed,
+            "/health/redis" => Self::Redis,
+            "/health/services" => Self::Services,
+            "/metrics" => Self::Metrics,
+            "/" => Self::Page,
+            "/breaker/isolate" => Self::Isolate,
+            "/breaker/release" => Self::Release,
+            "/quitquitquit" => Self::Quit,
+            _ => return None,
+        })
+    }
+
+    /// What it is called in the metrics.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Live => "/livez",
+            Self::Ready => "/readyz",
+            Self::Startup => "/startupz",
+            Self::Health => "/health",
+            Self::Detailed => "/health/detailed",
+            Self::Redis => "/health/redis",
+            Self::Services => "/health/services",
+            Self::Metrics => "/metrics",
+            Self::Page => "/",
+            Self::Isolate => "/breaker/isolate",
+            Self::Release => "/breaker/release",
+            Self::Quit => "/quitquitquit",
+        }
+    }
+
+    /// Whether it changes something.
+    fn acts(self) -> bool {
+        matches!(self, Self::Isolate | Self::Release | Self::Quit)
+    }
+
+    /// Whether it is for who has the token.
+    fn is_guarded(self) -> bool {
+        self.acts() || matches!(self, Self::Detailed | Self::Redis | Self::Services)
+    }
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Caller {
+    /// Who has the token.
+    Operator,
+    /// Somebody on this machine, which in a pod is anybody in it.
+    Neighbour,
+    Stranger,
+}
+
+/// Everything that can be asked for.
+pub(super) struct Site {
+    config: Config,
+    token: Option<Token>,
+    tally: Arc<Tally>,
+    sources: Sources,
+    pulse: Pulse,
+    probes: Probes,
+    drill: Arc<Drill>,
+    since: Instant,
+}
+
+impl Site {
+    pub(super) fn new(config: Config, token: Option<Token>, tally: Arc<Tally>, sources: Sources) -> Arc<Self> {
+        Arc::new(Self {
+            token,
+            tally,
+            pulse: Pulse::new(Arc::clone(&sources.upstream)),
+            probes: Probes::new(&config),
+            drill: Drill::new(Arc::clone(&sources.upstream)),
+            since: Instant::now(),
+            config,
+            sources,
+        })
+    }
+
+    /// Answers a request of whoever is at `peer`.
+    pub(super) async fn answer<B: Body<Data = Bytes>>(&self, peer: IpAddr, request: Request<B>) -> Answer {
+        let (head, body) = request.into_parts();
+        let head = Request::from_parts(head, ());
+        let path = Path::of(head.uri().path());
+        let answer = match read(body).await {
+            Ok(()) => self.answer_head(peer, path, &head).await,
+            Err(refusal) => closing(text(refusal, "the body is too long, or too slow")),
+        };
+        self.tally.answered(path.map_or("other", Path::name), answer.status().as_u16());
+        answer
+    }
+
+    async fn answer_head(&self, peer: IpAddr, path: Option<Path>, request: &Request<()>) -> Answer {
+        let Some(path) = path.filter(|path| self.is_there(*path)) else {
+            return text(StatusCode::NOT_FOUND, "there is nothing here");
+        };
+        let allowed = if path.acts() { "POST" } else { "GET, HEAD" };
+        let is_allowed = match *request.method() {
+            Method::GET | Method::HEAD => !path.acts(),
+            Method::POST => path.acts(),
+            _ => false,
+        };
+        if !is_allowed {
+            let answer = text(StatusCode::METHOD_NOT_ALLOWED, &format!("only {allowed}"));
+            return with(answer, ALLOW, HeaderValue::from_static(allowed));
+        }
+        let caller = self.caller(peer, request);
+        match path {
+            Path::Quit if caller == Caller::Neighbour && self.config.quitquitquit => self.quit(),
+            _ if path.is_guarded() && caller != Caller::Operator => self.refuse().await,
+            // A page is asked for by people, who are told when their token is wrong.
+            Path::Page if caller != Caller::Operator && request.headers().contains_key(AUTHORIZATION) => {
+                self.refuse().await
+            }
+            _ => self.answer_path(path, caller, request.uri().query()).await,
+        }
+    }
+
+    async fn answer_path(&self, path: Path, caller: Caller, query: Option<&str>) -> Answer {
+        let sources = &self.sources;
+        match path {
+            Path::Live => word(("alive".to_owned(), true)),
+            Path::Ready => word(self.probes.ready(&sources.lifecycle, &self.pulse).await),
+            Path::Startup => word(self.probes.startup(&sources.lifecycle, &sources.upstream)),
+            Path::Health => {
+                let health = self.pulse.health().await;
+                json(status_of(&health), &health)
+            }
+            Path::Detailed => {
+                let health = self.pulse.health().await;
+                let drill = self.drill.left().map(|left| left.as_secs_f64());
+                json(status_of(&health), &Detailed::new(sources, health, self.since, drill))
+            }
+            Path::Redis => {
+                let health = self.pulse.health().await;
+                json(status_of(&health), &Redis::new(sources, health))
+            }
+            Path::Services => json(StatusCode::OK, &Services::new(&sources.lifecycle)),
+            Path::Metrics => answer(StatusCode::OK, METRICS, super::metrics::text(sources, &self.tally)),
+            Path::Page => {
+                let page = page::html(sources, caller != Caller::Stranger);
+                with(answer(StatusCode::OK, HTML, page), CONTENT_SECURITY_POLICY, PAGE_POLICY)
+            }
+            Path::Isolate => self.isolate(query),
+            Path::Release if self.drill.end() => text(StatusCode::OK, "released: Redis is asked again"),
+            Path::Release => text(StatusCode::CONFLICT, "it is not isolated"),
+            Path::Quit => self.quit(),
+        }
+    }
+
+    /// Whether it is there at all: what only the token opens is not, without one.
+    fn is_there(&self, path: Path) -> bool {
+        !path.is_guarded() || self.token.is_some() || (path == Path::Quit && self.config.quitquitquit)
+    }
+
+    fn caller(&self, peer: IpAddr, request: &Request<()>) -> Caller {
+        let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
+        let given = given.and_then(|value| value.split_at_checked(BEARER.len()));
+        let token = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER)).map(|(_, token)| token);
+        if let (Some(expected), Some(token)) = (&self.token, token)
+            && expected.is(token.trim_ascii(), Instant::now())
+        {
+            return Caller::Operator;
+        }
+        if peer.is_loopback() && !is_led_astray(request) { Caller::Neighbour } else { Caller::Stranger }
+    }
+
+    async fn refuse(&self) -> Answer {
+        self.tally.refused_token();
+        sleep(REFUSE_AFTER).await;
+        let answer = text(StatusCode::UNAUTHORIZED, "this needs the token: Authorization: Bearer …");
+        with(answer, WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"outrigger\""))
+    }
+
+    fn isolate(&self, query: Option<&str>) -> Answer {
+        let length = match query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("for="))) {
+            None => Some(drill::USUAL),
+            Some(text) => humantime::parse_duration(text).ok().filter(|length| !length.is_zero()),
+        };
+        let Some(length) = length.filter(|length| *length <= drill::LONGEST) else {
+            return text(StatusCode::BAD_REQUEST, "give a time with its unit, 1h at most: /breaker/isolate?for=30s");
+        };
+        if self.drill.begin(length) {
+            let length = humantime::format_duration(length);
+            text(StatusCode::OK, &format!("isolated from Redis for {length}, or until POST /breaker/release"))
+        } else {
+            text(StatusCode::CONFLICT, "it is isolated already, and for good: POST /breaker/release first")
+        }
+    }
+
+    fn quit(&self) -> Answer {
+        tracing::info!("asked to stop over HTTP");
+        self.sources.lifecycle.ask_to_stop();
+        text(StatusCode::OK, "stopping")
+    }
+}
+
+const BEARER: &[u8] = b"Bearer ";
+
+/// True for what a browser sends on behalf of a page that is not ours, or to a name that is made to mean this machine.
+fn is_led_astray(request: &Request<()>) -> bool {
+    let headers = request.headers();
+    let is_foreign = headers.get(SEC_FETCH_SITE).is_some_and(|site| site != "none" && site != "same-origin");
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host
+        .rsplit_once(':')
+        .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host });
+    let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
+    is_foreign || headers.contains_key(ORIGIN) || !(is_address || name.eq_ignore_ascii_case("localhost"))
+}
+
+/// Reads a body to its end, which nobody needs: only that it is in bounds.
+async fn read<B: Body<Data = Bytes>>(body: B) -> Result<(), StatusCode> {
+    if body.size_hint().lower() > MAX_DISCARDED as u64 {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
+    let mut body = Box::pin(body);
+    let read = timeout(BODY_WITHIN, async {
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|_| StatusCode::BAD_REQUEST)?;
+            length += frame.data_ref().map_or(0, Bytes::len);
+            if length > MAX_DISCARDED {
+                break;
+            }
+        }
+        if length > MAX_BODY { Err(StatusCode::PAYLOAD_TOO_LARGE) } else { Ok(()) }
+    });
+    read.await.unwrap_or(Err(StatusCode::REQUEST_TIMEOUT))
+}
+
+fn answer(status: StatusCode, content_type: HeaderValue, body: String) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    *answer.status_mut() = status;
+    let answer = with(answer, CONTENT_TYPE, content_type);
+    let answer = with(answer, X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    with(answer, CACHE_CONTROL, HeaderValue::from_static("no-store"))
+}
+
+fn with(mut answer: Answer, name: HeaderName, value: HeaderValue) -> Answer {
+    answer.headers_mut().insert(name, value);
+    answer
+}
+
+fn closing(answer: Answer) -> Answer {
+    with(answer, CONNECTION, HeaderValue::from_static("close"))
+}
+
+fn text(status: StatusCode, words: &str) -> Answer {
+    answer(status, TEXT, format!("{words}\n"))
+}
+
+fn word((words, is_well): Word) -> Answer {
+    text(if is_well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, &words)
+}
+
+fn json(status: StatusCode, value: &impl Serialize) -> Answer {
+    match serde_json::to_string_pretty(value) {
+        Ok(body) => answer(status, JSON, body + "\n"),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+    }
+}
+
+fn status_of(health: &Health) -> StatusCode {
+    if health.is_well() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }
+}
