@@ -113,6 +113,7 @@
 //! | [`check`] | `outrigger check` |
 //! | [`explain`] | `outrigger explain` |
 //! | [`observe`] | the log |
+//! | [`lifecycle`] | how far the process is, and what has started |
 //! | [`app`] | composition: bind, start, accept, stop |
 //!
 //! Dependencies point one way: `main → app → worker → client → {command, upstream} → {resp, buffer, transport}`, with
@@ -228,6 +229,7 @@ pub mod client;
 pub mod command;
 pub mod config;
 pub mod explain;
+pub mod lifecycle;
 pub mod observe;
 pub mod resp;
 mod transport;
