@@ -232,6 +232,7 @@ pub mod explain;
 pub mod lifecycle;
 pub mod observe;
 pub mod resp;
+pub mod secret;
 mod transport;
 pub mod upstream;
 mod worker;

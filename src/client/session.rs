@@ -14,7 +14,7 @@
 //! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it,
 //! `acquire` how it comes by a connection of its own, `hold` what it does with it, `retold` what that says of itself,
 //! `tracking` what it is told to forget, `transaction` MULTI to EXEC, `subscriber` what is different for a client that
-//! subscribes, `administration` commands about other clients and about the server.
+//! subscribes, `parting` how it ends when the process does, `administration` commands about other clients and about the server.
 //!
 //! Invariants: an idle session holds no buffer. A client has unanswered requests on one upstream connection at most; a
 //! change of lane waits until there are none. Reading never stops because the client's own unread replies wait (many
@@ -25,6 +25,7 @@ mod administration;
 mod hold;
 mod intake;
 mod output;
+mod parting;
 mod retold;
 mod subscriber;
 mod tracking;
@@ -52,6 +53,7 @@ use tokio::time::Instant;
 
 use crate::buffer::ByteQueue;
 use crate::command::route::{self, Cause, Local, Manner, Route, Transaction};
+use crate::lifecycle::Stage;
 use crate::resp::build;
 use crate::resp::request::{Args, RequestScanner};
 use crate::transport::Transport;
@@ -284,6 +286,9 @@ impl Session {
             Phase::Serving => self.serve(&mut Turn { cx: &mut *cx, upstream, env: &mut *env, share: TURN_REQUESTS }),
             Phase::Finishing { .. } | Phase::Lingering { .. } | Phase::Dead => Poll::Pending,
         };
+        if env.stage != Stage::Serving && served.is_pending() {
+            self.part(upstream);
+        }
         if matches!(self.phase, Phase::Finishing { linger: true }) {
             // Nothing more is taken from it, so what it waits for it waits for in vain.
             self.leave_hold(upstream, env);
@@ -621,7 +626,8 @@ impl Session {
             if !self.out.is_empty() || self.transport.poll_shutdown(cx).is_pending() {
                 return;
             }
-            self.phase = if linger { Phase::Lingering { left: LINGER_BYTES } } else { Phase::Dead };
+            let left = if env.stage == Stage::Serving { LINGER_BYTES } else { usize::MAX };
+            self.phase = if linger { Phase::Lingering { left } } else { Phase::Dead };
             env.lingering.push((self.key, env.tick));
         }
         while let Phase::Lingering { left } = self.phase {

@@ -15,6 +15,7 @@ use super::{BULK_ITEM, Phase, Session};
 use crate::buffer::MAX_SLICES;
 use crate::client::clients::Env;
 use crate::client::unserved::{self, Asked};
+use crate::lifecycle::Stage;
 use crate::upstream::{Failure, Protocol, Traits};
 
 /// While a large reply streams and more than this waits for its client, upstream is not read for a millisecond, in bytes.
@@ -57,7 +58,11 @@ impl Session {
                     muted = true;
                 }
                 Heard::AskAgain(request) => {
-                    self.take_back(&request, env);
+                    if env.stage == Stage::Serving {
+                        self.take_back(&request, env);
+                    } else {
+                        self.depart();
+                    }
                     muted = true;
                 }
                 Heard::Fatal => return self.kill(),
@@ -103,7 +108,12 @@ impl Session {
             return;
         }
         self.hold.iter_mut().for_each(|hold| hold.forget_kept(env.pool.memory()));
-        let leaves = self.hold.is_some() && self.phase != Phase::Serving;
+        if env.stage != Stage::Serving && self.is_dismissed() {
+            // It waited for others, and is told no more than by a server that ends.
+            self.answered(buffer, env);
+            return;
+        }
+        let leaves = self.hold.is_some() && self.phase != Phase::Serving && env.stage == Stage::Serving;
         if leaves || (mem::take(&mut self.half_delivered) && !traits.is_muted()) {
             self.kill();
             return;
