@@ -149,8 +149,8 @@ async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
         .map_err(|flaw| Error::Component(flaw.to_string()))?;
     let started = tokio::select! {
         started = graph.start() => started,
-        reason = asked_to_stop(&mut signals, &lifecycle, &process.reload) => {
-            tracing::info!(reason, "stopping before all has started");
+        asked_by = asked_to_stop(&mut signals, &lifecycle, &process.reload) => {
+            tracing::info!(asked_by, "stopping before all has started");
             lifecycle.enter(Phase::Draining);
             graph.stop().await;
             return Ok(0);
@@ -162,13 +162,13 @@ async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
     }
     lifecycle.enter(Phase::Serving);
     let reload = Reload::new(config.secrets().cloned().collect(), log, config.log_file.clone());
-    let reason = tokio::select! {
-        reason = asked_to_stop(&mut signals, &lifecycle, &process.reload) => reason,
+    let asked_by = tokio::select! {
+        asked_by = asked_to_stop(&mut signals, &lifecycle, &process.reload) => asked_by,
         () = reload.watch(&process.reload, || process.upstream.password_changed()) => return Ok(0),
     };
     lifecycle.enter(Phase::Draining);
     let code = tokio::select! {
-        () = process.drain(reason) => 0,
+        () = process.drain(asked_by) => 0,
         told = told_again(&mut signals) => {
             tracing::warn!(signal = told.name(), "told twice to stop: ending at once");
             told.code()
@@ -186,7 +186,7 @@ async fn asked_to_stop(signals: &mut Signals, lifecycle: &Lifecycle, reload: &No
                 Told::Terminate | Told::Interrupt => return told.name(),
                 Told::Reload => reload.notify_one(),
             },
-            () = lifecycle.stop_asked() => return "HTTP",
+            () = lifecycle.stop_asked() => return "/quitquitquit",
         }
     }
 }
@@ -305,11 +305,11 @@ impl Process {
     }
 
     /// Takes leave of the clients.
-    async fn drain(&self, reason: &'static str) {
+    async fn drain(&self, asked_by: &'static str) {
         let begun = Instant::now();
         let clients = || self.census.count();
         let found = clients();
-        tracing::info!(signal = reason, clients = found, "draining");
+        tracing::info!(asked_by, clients = found, "draining");
         let mut accepting = mem::take(&mut *locked(&self.accepting));
         let closed = async move { while accepting.join_next().await.is_some() {} };
         let cut_off = drain(self.config.drain, &self.stage, closed, clients).await;

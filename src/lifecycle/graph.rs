@@ -217,3 +217,130 @@ impl<S: 'static> Component<S> {
         lifecycle.report(ComponentReport { name, critical, state, needs, took, problem });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_mins(1);
+
+    fn part(name: &'static str, needs: &'static [&'static str]) -> Part {
+        Part { name, needs, critical: true }
+    }
+
+    #[test]
+    fn what_can_be_started_is_no_flaw() {
+        let diamond = [part("d", &["b", "c"]), part("b", &["a"]), part("c", &["a"]), part("a", &[])];
+        assert_eq!(check(&diamond), Ok(()));
+        assert_eq!(check(&[]), Ok(()));
+    }
+
+    #[test]
+    fn mistakes_in_the_list_are_found() {
+        assert_eq!(check(&[part("a", &[]), part("b", &[]), part("a", &[])]), Err(Flaw::Twice("a")));
+        assert_eq!(check(&[part("a", &["b"])]), Err(Flaw::Unknown("a", "b")));
+        assert_eq!(check(&[part("a", &["a"])]), Err(Flaw::Circle(vec!["a"])));
+        let circle = [part("z", &[]), part("a", &["c", "z"]), part("b", &["a"]), part("c", &["b"])];
+        assert_eq!(check(&circle), Err(Flaw::Circle(vec!["a", "b", "c"])));
+        let loose = Part { critical: false, ..part("a", &[]) };
+        assert_eq!(check(&[loose, part("b", &["a"])]), Err(Flaw::Uncertain("b", "a")));
+    }
+
+    /// What happened, in order, and how often the fickle component was tried.
+    #[derive(Default)]
+    struct Story {
+        lines: Mutex<Vec<String>>,
+        tries: AtomicU32,
+    }
+
+    impl Story {
+        fn tell(&self, line: &str) {
+            self.lines.lock().expect("not poisoned").push(line.to_owned());
+        }
+
+        fn told(&self) -> Vec<String> {
+            self.lines.lock().expect("not poisoned").clone()
+        }
+    }
+
+    const fn component(name: &'static str, needs: &'static [&'static str]) -> Component<Story> {
+        Component { name, needs, critical: true, limit: LIMIT, start: |_| Box::pin(async { Ok(()) }), stop: |_| {} }
+    }
+
+    fn graph(components: &'static [Component<Story>]) -> (Graph<Story>, Arc<Story>, Arc<Lifecycle>) {
+        let (story, lifecycle) = (Arc::<Story>::default(), Lifecycle::new());
+        let graph = Graph::new(components, Arc::clone(&story), Arc::clone(&lifecycle)).expect("no flaw");
+        (graph, story, lifecycle)
+    }
+
+    fn states(lifecycle: &Lifecycle) -> Vec<ComponentState> {
+        lifecycle.components().iter().map(|report| report.state).collect()
+    }
+
+    #[tokio::test]
+    async fn a_critical_failure_ends_what_starts_and_stops_the_rest_in_reverse() {
+        static COMPONENTS: [Component<Story>; 4] = [
+            Component { stop: |story| story.tell("first stops"), ..component("first", &[]) },
+            Component { stop: |story| story.tell("second stops"), ..component("second", &["first"]) },
+            Component {
+                start: |_| Box::pin(std::future::pending()),
+                stop: |story| story.tell("endless stops"),
+                ..component("endless", &["first"])
+            },
+            Component {
+                start: |_| Box::pin(async { Err("no luck".to_owned()) }),
+                stop: |story| story.tell("broken stops"),
+                ..component("broken", &["second"])
+            },
+        ];
+        let (mut graph, story, lifecycle) = graph(&COMPONENTS);
+        assert_eq!(graph.start().await, Err("no luck".to_owned()));
+        use ComponentState::{Failed, Starting, Stopped, Up};
+        assert_eq!(states(&lifecycle), [Up, Up, Starting, Failed]);
+        assert_eq!(lifecycle.components().last().and_then(|last| last.problem.clone()), Some("no luck".to_owned()));
+        graph.stop().await;
+        assert_eq!(story.told(), ["second stops", "first stops"]);
+        assert_eq!(states(&lifecycle)[..2], [Stopped, Stopped]);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_critical_is_tried_again_and_waited_for_by_nobody() {
+        static COMPONENTS: [Component<Story>; 2] = [
+            Component {
+                critical: false,
+                start: |story| {
+                    Box::pin(async move {
+                        let tries = story.tries.fetch_add(1, Ordering::Relaxed);
+                        if tries < 2 { Err("not yet".to_owned()) } else { Ok(()) }
+                    })
+                },
+                ..component("fickle", &[])
+            },
+            component("steady", &[]),
+        ];
+        let (mut graph, story, lifecycle) = graph(&COMPONENTS);
+        assert_eq!(graph.start().await, Ok(()));
+        assert_eq!(states(&lifecycle)[1], ComponentState::Up);
+        let begun = Instant::now();
+        while states(&lifecycle)[0] != ComponentState::Up {
+            assert!(begun.elapsed() < LIMIT);
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(story.tries.load(Ordering::Relaxed), 3);
+    }
+
+    #[tokio::test]
+    async fn a_start_has_a_limit() {
+        static COMPONENTS: [Component<Story>; 1] = [Component {
+            limit: Duration::from_millis(10),
+            start: |_| Box::pin(std::future::pending()),
+            ..component("endless", &[])
+        }];
+        let (mut graph, _, _) = graph(&COMPONENTS);
+        let problem = graph.start().await.expect_err("it does not start");
+        assert!(problem.contains("`endless` has not started within 10ms"), "{problem}");
+    }
+}

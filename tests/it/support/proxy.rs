@@ -1,6 +1,7 @@
 //! The proxy as its users have it: a process, known by its flags, its sockets and its log.
 
-use super::{Client, Server};
+use super::{Client, PATIENCE, Server, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -109,6 +110,23 @@ impl Proxy {
         self.child.as_ref().map(Child::id)
     }
 
+    /// Sends it a signal.
+    pub fn tell(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("there is a proxy");
+        kill_process(Pid::from_child(child), signal).expect("the proxy is ours");
+    }
+
+    /// Waits until it ends by itself; returns how.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("there is a proxy");
+        let mut status = None;
+        wait_until("the proxy ends", PATIENCE * 2, || {
+            status = child.try_wait().expect("the proxy can be waited for");
+            status.is_some()
+        });
+        status.expect("it has ended")
+    }
+
     /// How many lines of the log so far contain `text`.
     pub fn logged(&self, text: &str) -> usize {
         self.log.lock().expect("no holder panics").iter().filter(|line| line.contains(text)).count()
@@ -171,7 +189,7 @@ fn drain(stderr: ChildStderr, log: &Log, bound: &Sender<String>) {
 fn wait_for_listeners(bound: &Receiver<String>, due: usize) -> Vec<String> {
     let mut addresses = Vec::new();
     while addresses.len() < due {
-        match bound.recv_timeout(super::PATIENCE) {
+        match bound.recv_timeout(PATIENCE) {
             Ok(address) => addresses.push(address),
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         }
