@@ -1,20 +1,30 @@
-//! Composition: binds, starts the workers, accepts until told to stop.
+//! Composition: the components of the process, from the first to the last.
+//!
+//! Each is a function that starts it and one that ends it, on the state that they share ([`Process`]); the table at the
+//! top says in which order they come. What is bound is bound before anything is dialled, and clients are taken in last.
 
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 
 use crate::admin;
 use crate::buffer::Memory;
 use crate::client::listener::{self, Listener, Reception};
 use crate::client::{Census, ListenAddress};
 use crate::config::Config;
-use crate::lifecycle::{Lifecycle, Phase};
+use crate::lifecycle::drain::drain;
+use crate::lifecycle::graph::{Component, Graph};
+use crate::lifecycle::reload::Reload;
+use crate::lifecycle::signals::{Signals, Told};
+use crate::lifecycle::{Lifecycle, Phase, Stage};
+use crate::observe::log::Log;
 use crate::observe::metrics::Metrics;
 use crate::upstream::Shared;
 use crate::worker::{self, Setup};
@@ -25,25 +35,82 @@ const SPARE_FILES: u64 = 32;
 /// CLIENT IDs begin above this, at a random point, so that they are not mistaken for ids out of the server's CLIENT LIST.
 const FIRST_ID: u64 = 1 << 48;
 
+/// What the start of a component may take.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// What the process is made of.
+static COMPONENTS: [Component<Process>; 7] = [
+    Component {
+        name: "config",
+        needs: &[],
+        critical: true,
+        limit: LIMIT,
+        start: |process| Box::pin(async move { process.raise_file_limit() }),
+        stop: |_| {},
+    },
+    Component {
+        name: "secrets",
+        needs: &["config"],
+        critical: true,
+        limit: LIMIT,
+        start: |process| Box::pin(async move { process.config.read_secrets() }),
+        stop: |_| {},
+    },
+    Component {
+        name: "http",
+        needs: &["config"],
+        critical: true,
+        limit: LIMIT,
+        start: |process| Box::pin(async move { process.start_http() }),
+        stop: |_| {},
+    },
+    Component {
+        name: "listeners",
+        needs: &["config"],
+        critical: true,
+        limit: LIMIT,
+        start: |process| Box::pin(async move { process.bind() }),
+        stop: |process| locked(&process.listeners).clear(),
+    },
+    Component {
+        name: "workers",
+        needs: &["secrets", "listeners"],
+        critical: true,
+        limit: LIMIT,
+        start: |process| Box::pin(async move { process.start_workers() }),
+        stop: |process| drop(locked(&process.reception).take()),
+    },
+    Component {
+        name: "upstream",
+        needs: &["workers"],
+        critical: false,
+        limit: LIMIT,
+        start: |process| Box::pin(async move { process.reach_upstream().await }),
+        stop: |_| {},
+    },
+    Component {
+        name: "accept",
+        needs: &["workers"],
+        critical: true,
+        limit: LIMIT,
+        start: |process| Box::pin(async move { process.accept() }),
+        stop: |process| locked(&process.accepting).abort_all(),
+    },
+];
+
 /// Why the proxy could not start.
 #[derive(Debug)]
 pub enum Error {
-    /// An address cannot be listened on.
-    Bind(ListenAddress, io::Error),
-    /// There is no HTTP port.
-    Http(admin::Error),
-    /// The system has no thread, signal handler or epoll instance to give.
+    /// A component could not be started: what is wrong, and how to mend it.
+    Component(String),
+    /// The system has no signal handler or epoll instance to give.
     System(io::Error),
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bind(address, error) => write!(
-                f,
-                "cannot listen on `{address}`: {error}; choose another address with --listen (OUTRIGGER_LISTEN)"
-            ),
-            Self::Http(error) => error.fmt(f),
+            Self::Component(problem) => f.write_str(problem),
             Self::System(error) => write!(f, "cannot start: {error}"),
         }
     }
@@ -57,67 +124,237 @@ impl From<io::Error> for Error {
     }
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// What the components share.
+struct Process {
+    config: Config,
+    lifecycle: Arc<Lifecycle>,
+    /// What all buffers take.
+    memory: Arc<Memory>,
+    upstream: Arc<Shared>,
+    census: Arc<Census>,
+    /// How far the process is with taking its leave.
+    stage: watch::Sender<Stage>,
+    /// Sockets that listen, and whether their clients get the error while Redis cannot be asked.
+    listeners: Mutex<Vec<(Listener, bool)>>,
+    /// The way to the workers, which end when it is gone.
+    reception: Mutex<Option<Reception>>,
+    /// The tasks of the listeners.
+    accepting: Mutex<JoinSet<()>>,
+    /// Tells that files are to be read again.
+    reload: Notify,
+}
+
+/// Serves until it is told to stop. Returns the exit code: 0, or that of the signal that did not let it finish.
 ///
 /// # Errors
 /// Why it could not start.
-pub fn run(config: &Config) -> Result<(), Error> {
+pub fn run(config: &Config, log: Log) -> Result<u8, Error> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(config))
+    runtime.block_on(serve(config, log))
 }
 
-async fn serve(config: &Config) -> Result<(), Error> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    raise_file_limit(config);
+async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
+    // First of all, so that none of them ends us half-way.
+    let mut signals = Signals::listen()?;
     let lifecycle = Lifecycle::new();
-    let http = config.http.as_ref().map(admin::bind).transpose().map_err(Error::Http)?;
-    let listeners = bind_all(&config.clients.listen)?;
-    let strict_listeners = bind_all(&config.clients.listen_strict)?;
-    let off = config.http.is_none();
-    let metrics = Metrics::new(config.workers, config.slow_from, off).map_err(io::Error::other)?;
-    let shared = Shared::new(config.upstream.clone(), Arc::new(metrics), random());
-    let census = Arc::new(Census::new(first_id()));
-    let memory = Arc::new(Memory::new(config.memory_limit));
-    if let Some(http) = http {
-        http.start(admin::Sources {
-            upstream: Arc::clone(&shared),
-            census: Arc::clone(&census),
-            memory: Arc::clone(&memory),
-            lifecycle: Arc::clone(&lifecycle),
-            settings: config.shown.clone(),
-        })?;
-    }
-    let reception = start_workers(config, &shared, census, &memory)?;
-    let upstream = &config.upstream;
-    tracing::info!(
-        upstream = %upstream.target.address,
-        database = upstream.target.database,
-        pool_size = upstream.pool_size,
-        workers = config.workers,
-        version = env!("CARGO_PKG_VERSION"),
-        "forwarding"
-    );
-    tokio::spawn(shared.watch());
-    for listener in listeners {
-        tracing::info!(address = %listener.address()?, "listening");
-        tokio::spawn(listener.run(reception.clone()));
-    }
-    for listener in strict_listeners {
-        tracing::info!(address = %listener.address()?, strict = true, "listening");
-        tokio::spawn(listener.run(reception.strict()));
+    let process = Arc::new(Process::new(config, &lifecycle)?);
+    let mut graph = Graph::new(&COMPONENTS, Arc::clone(&process), Arc::clone(&lifecycle))
+        .map_err(|flaw| Error::Component(flaw.to_string()))?;
+    let started = tokio::select! {
+        started = graph.start() => started,
+        asked_by = asked_to_stop(&mut signals, &lifecycle, &process.reload) => {
+            tracing::info!(asked_by, "stopping before all has started");
+            lifecycle.enter(Phase::Draining);
+            graph.stop().await;
+            return Ok(0);
+        }
+    };
+    if let Err(problem) = started {
+        graph.stop().await;
+        return Err(Error::Component(problem));
     }
     lifecycle.enter(Phase::Serving);
-    tokio::select! {
-        () = lifecycle.stop_asked() => tracing::info!("stopping"),
-        _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "stopping"),
-        _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "stopping"),
+    let reload = Reload::new(config.secrets().cloned().collect(), log, config.log_file.clone());
+    let asked_by = tokio::select! {
+        asked_by = asked_to_stop(&mut signals, &lifecycle, &process.reload) => asked_by,
+        () = reload.watch(&process.reload, || process.upstream.password_changed()) => return Ok(0),
+    };
+    lifecycle.enter(Phase::Draining);
+    let code = tokio::select! {
+        () = process.drain(asked_by) => 0,
+        told = told_again(&mut signals) => {
+            tracing::warn!(signal = told.name(), "told twice to stop: ending at once");
+            told.code()
+        }
+    };
+    graph.stop().await;
+    Ok(code)
+}
+
+/// Waits until a signal or somebody else asks the process to stop; returns who.
+async fn asked_to_stop(signals: &mut Signals, lifecycle: &Lifecycle, reload: &Notify) -> &'static str {
+    loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Terminate | Told::Interrupt => return told.name(),
+                Told::Reload => reload.notify_one(),
+            },
+            () = lifecycle.stop_asked() => return "/quitquitquit",
+        }
     }
-    Ok(())
+}
+
+/// Waits until a signal asks the process once more to stop.
+async fn told_again(signals: &mut Signals) -> Told {
+    loop {
+        match signals.next().await {
+            told @ (Told::Terminate | Told::Interrupt) => return told,
+            Told::Reload => {}
+        }
+    }
+}
+
+impl Process {
+    fn new(config: &Config, lifecycle: &Arc<Lifecycle>) -> Result<Self, Error> {
+        let metrics = Metrics::new(config.workers, config.slow_from, config.http.is_none());
+        let metrics = Arc::new(metrics.map_err(|error| Error::Component(error.to_string()))?);
+        Ok(Self {
+            config: config.clone(),
+            lifecycle: Arc::clone(lifecycle),
+            memory: Arc::new(Memory::new(config.memory_limit)),
+            upstream: Shared::new(config.upstream.clone(), metrics, random()),
+            census: Arc::new(Census::new(first_id())),
+            stage: watch::Sender::new(Stage::Serving),
+            listeners: Mutex::default(),
+            reception: Mutex::default(),
+            accepting: Mutex::default(),
+            reload: Notify::new(),
+        })
+    }
+
+    /// Asks for as many open files as we may have, and says so if they are too few: each client is one.
+    #[expect(clippy::unnecessary_wraps, reason = "as every component")]
+    fn raise_file_limit(&self) -> Result<(), String> {
+        let needed = self.config.clients.max_clients as u64 + self.config.upstream.pool_size as u64 + SPARE_FILES;
+        let limit = getrlimit(Resource::Nofile);
+        // Refused only if we are not what we think we are; then the warning below says what matters.
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+        if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < needed) {
+            tracing::warn!(
+                allowed,
+                needed,
+                "the limit of open files is too low for --max-clients: raise it (ulimit -n)"
+            );
+        }
+        Ok(())
+    }
+
+    /// Opens the HTTP port, if there is to be one, so that the start itself can be watched.
+    fn start_http(&self) -> Result<(), String> {
+        let Some(config) = &self.config.http else { return Ok(()) };
+        let server = admin::bind(config).map_err(|error| error.to_string())?;
+        let sources = admin::Sources {
+            upstream: Arc::clone(&self.upstream),
+            census: Arc::clone(&self.census),
+            memory: Arc::clone(&self.memory),
+            lifecycle: Arc::clone(&self.lifecycle),
+            settings: self.config.shown.clone(),
+        };
+        server.start(sources).map_err(|error| format!("cannot start the HTTP port: {error}"))
+    }
+
+    fn bind(&self) -> Result<(), String> {
+        let clients = &self.config.clients;
+        let usual = bind_all(&clients.listen, "--listen (OUTRIGGER_LISTEN)")?;
+        let strict = bind_all(&clients.listen_strict, "--listen-strict (OUTRIGGER_LISTEN_STRICT)")?;
+        let all = usual.into_iter().map(|listener| (listener, false));
+        *locked(&self.listeners) = all.chain(strict.into_iter().map(|listener| (listener, true))).collect();
+        Ok(())
+    }
+
+    fn start_workers(&self) -> Result<(), String> {
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..self.config.workers).map(|_| mpsc::unbounded_channel()).unzip();
+        self.upstream.connect_workers(senders.clone());
+        let seats = senders
+            .into_iter()
+            .zip(receivers)
+            .enumerate()
+            .map(|(index, (sender, events))| {
+                worker::start(Setup {
+                    index,
+                    clients: self.config.clients.clone(),
+                    upstream: Arc::clone(&self.upstream),
+                    memory: Arc::clone(&self.memory),
+                    census: Arc::clone(&self.census),
+                    sender,
+                    events,
+                    stage: self.stage.subscribe(),
+                })
+            })
+            .collect::<io::Result<Vec<_>>>()
+            .map_err(|error| format!("cannot start a worker: {error}; give fewer --workers (OUTRIGGER_WORKERS)"))?;
+        let metrics = Arc::clone(self.upstream.metrics());
+        let reception = Reception::new(seats, Arc::clone(&self.census), self.config.clients.max_clients, metrics);
+        *locked(&self.reception) = Some(reception);
+        let upstream = &self.config.upstream;
+        tracing::info!(
+            upstream = %upstream.target.address,
+            database = upstream.target.database,
+            pool_size = upstream.pool_size,
+            workers = self.config.workers,
+            version = env!("CARGO_PKG_VERSION"),
+            "forwarding"
+        );
+        tokio::spawn(Arc::clone(&self.upstream).watch());
+        Ok(())
+    }
+
+    /// Waits for the first connection, which the supervisor makes; whatever becomes of it later is the supervisor's.
+    async fn reach_upstream(&self) -> Result<(), String> {
+        let address = &self.config.upstream.target.address;
+        let limit = self.config.upstream.connect_timeout;
+        let reached = tokio::time::timeout(limit, self.upstream.reached()).await;
+        reached.map_err(|_| format!("{address} was not reached: see --upstream (OUTRIGGER_UPSTREAM)"))
+    }
+
+    fn accept(&self) -> Result<(), String> {
+        let reception = locked(&self.reception).clone().ok_or("there are no workers")?;
+        let accepting = &mut *locked(&self.accepting);
+        for (listener, strict) in mem::take(&mut *locked(&self.listeners)) {
+            let address = listener.address().map_err(|error| format!("cannot ask for an address: {error}"))?;
+            let reception = if strict {
+                tracing::info!(%address, strict = true, "listening");
+                reception.strict()
+            } else {
+                tracing::info!(%address, "listening");
+                reception.clone()
+            };
+            accepting.spawn(listener.run(reception, self.stage.subscribe()));
+        }
+        Ok(())
+    }
+
+    /// Takes leave of the clients.
+    async fn drain(&self, asked_by: &'static str) {
+        let begun = Instant::now();
+        let clients = || self.census.count();
+        let found = clients();
+        tracing::info!(asked_by, clients = found, "draining");
+        let mut accepting = mem::take(&mut *locked(&self.accepting));
+        let closed = async move { while accepting.join_next().await.is_some() {} };
+        let cut_off = drain(self.config.drain, &self.stage, closed, clients).await;
+        let seconds = begun.elapsed().as_secs_f64();
+        if cut_off == 0 {
+            tracing::info!(clients = found, seconds, "drained");
+        } else {
+            tracing::warn!(clients = found, cut_off, seconds, "drained, but for those who did not come to rest");
+        }
+    }
 }
 
 /// Binds all addresses. Where the machine has no IPv6, the loopback address of it is left out, as long as another is left.
-fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Listener>, Error> {
+fn bind_all(addresses: &[ListenAddress], setting: &str) -> Result<Vec<Listener>, String> {
     let mut listeners = Vec::new();
     for address in addresses {
         match listener::bind(address) {
@@ -125,7 +362,9 @@ fn bind_all(addresses: &[ListenAddress]) -> Result<Vec<Listener>, Error> {
             Err(error) if addresses.len() > 1 && address.is_ipv6() && address.is_local() && lacks_ipv6(&error) => {
                 tracing::warn!(%address, "not listening there: this machine has no IPv6");
             }
-            Err(error) => return Err(Error::Bind(address.clone(), error)),
+            Err(error) => {
+                return Err(format!("cannot listen on `{address}`: {error}; choose another address with {setting}"));
+            }
         }
     }
     Ok(listeners)
@@ -135,42 +374,9 @@ fn lacks_ipv6(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
-/// Asks for as many open files as we may have, and says so if they are too few: each client is one.
-fn raise_file_limit(config: &Config) {
-    let needed = config.clients.max_clients as u64 + config.upstream.pool_size as u64 + SPARE_FILES;
-    let limit = getrlimit(Resource::Nofile);
-    // Refused only if we are not what we think we are; then the warning below says what matters.
-    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    if let Some(allowed) = getrlimit(Resource::Nofile).current.filter(|allowed| *allowed < needed) {
-        tracing::warn!(allowed, needed, "the limit of open files is too low for --max-clients: raise it (ulimit -n)");
-    }
-}
-
-fn start_workers(
-    config: &Config,
-    shared: &Arc<Shared>,
-    census: Arc<Census>,
-    memory: &Arc<Memory>,
-) -> Result<Reception, Error> {
-    let (senders, receivers): (Vec<_>, Vec<_>) = (0..config.workers).map(|_| mpsc::unbounded_channel()).unzip();
-    shared.connect_workers(senders.clone());
-    let seats = senders
-        .into_iter()
-        .zip(receivers)
-        .enumerate()
-        .map(|(index, (sender, events))| {
-            worker::start(Setup {
-                index,
-                clients: config.clients.clone(),
-                upstream: Arc::clone(shared),
-                memory: Arc::clone(memory),
-                census: Arc::clone(&census),
-                sender,
-                events,
-            })
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    Ok(Reception::new(seats, census, config.clients.max_clients, Arc::clone(shared.metrics())))
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that runs under these locks can panic half-way, so a poisoned one still guards good data.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A random start for the ids: two proxies in front of one server must not give the same.

@@ -16,6 +16,10 @@ const SHORT_TIMEOUT: u64 = 30;
 #[must_use]
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
 pub fn run(config: &Config) -> ExitCode {
+    if let Err(problem) = config.read_secrets() {
+        println!("FAIL  {problem}");
+        return ExitCode::FAILURE;
+    }
     let (workers, pool) = (config.workers, config.upstream.pool_size);
     println!("ok    configuration: workers {workers}, pool of {pool} upstream connections");
     let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::from);

@@ -22,10 +22,9 @@ mod subscriptions;
 mod transaction;
 mod unserved;
 
-use secrecy::SecretString;
-
 use crate::command::degrade::Policy;
 use crate::command::deny::Denied;
+use crate::secret::Secret;
 
 pub(crate) use clients::{Census, Clients};
 pub use listener::ListenAddress;
@@ -40,7 +39,7 @@ pub struct Config {
     /// Most clients of the process; the next gets an error.
     pub max_clients: usize,
     /// The password that clients must give; without one any is accepted.
-    pub password: Option<SecretString>,
+    pub password: Option<Secret>,
     /// Unread replies that a client may have, in bytes; beyond that it is disconnected.
     pub output_limit: usize,
     /// What clients are answered while no server can be asked.

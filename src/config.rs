@@ -6,6 +6,7 @@
 mod degrade;
 mod deny;
 mod http;
+mod lifecycle;
 mod outage;
 mod shown;
 #[cfg(test)]
@@ -28,12 +29,15 @@ use url::{Host, Url};
 pub use degrade::{Degrade, DegradeReads, DegradeWrites};
 pub use deny::Deny;
 pub use http::{Healthcheck, Http, HttpAddress, Wait};
+pub use lifecycle::Stopping;
 pub use outage::{BreakerMode, Outage};
 pub use shown::Shown;
 
 use crate::admin;
 use crate::client::{self, ListenAddress};
+use crate::lifecycle::drain::Schedule;
 use crate::observe::log::Format as LogFormat;
+use crate::secret::Secret;
 use crate::upstream::{self, Address, OnLoss, Target};
 
 /// Where Redis listens unless the URL says otherwise.
@@ -196,9 +200,14 @@ pub struct Settings {
     #[command(flatten)]
     pub deny: Deny,
 
+    /// How long stopping may take.
+    #[command(flatten)]
+    pub stopping: Stopping,
+
     /// The HTTP port.
     #[command(flatten)]
     pub http: Http,
+
     /// Requests that take so long or longer are kept in the slow log.
     #[arg(long, env = "OUTRIGGER_SLOWLOG_THRESHOLD", value_name = "TIME", default_value = "100ms", value_parser = duration)]
     pub slowlog_threshold: Duration,
@@ -210,6 +219,10 @@ pub struct Settings {
     /// What to log: error, warn, info, debug, trace, or directives such as outrigger=debug.
     #[arg(long, env = "OUTRIGGER_LOG", value_name = "LEVEL", default_value = "info")]
     pub log: String,
+
+    /// File that holds the same, read again upon SIGHUP and when it changes; wins over the flag `log`.
+    #[arg(long, env = "OUTRIGGER_LOG_LEVEL_FILE", value_name = "FILE")]
+    pub log_level_file: Option<PathBuf>,
 
     /// All of these as they may be shown.
     #[arg(skip)]
@@ -249,12 +262,44 @@ pub struct Config {
     pub memory_limit: usize,
     /// Requests that take so long are slow.
     pub slow_from: Duration,
+    /// When each step of stopping begins.
+    pub drain: Schedule,
     /// Form of the log.
     pub log_format: LogFormat,
     /// What to log.
     pub log: String,
+    /// The file that says so instead.
+    pub log_file: Option<PathBuf>,
     /// The flags in force, without credentials.
     pub shown: Shown,
+}
+
+impl Config {
+    /// All secrets.
+    pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
+        [&self.upstream.target.password, &self.clients.password].into_iter().flatten()
+    }
+
+    /// What to log: what the file says, if there is one.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn what_to_log(&self) -> Result<String, String> {
+        let Some(file) = &self.log_file else { return Ok(self.log.clone()) };
+        let read = fs::read_to_string(file).map(|what| what.trim().to_owned());
+        read.map_err(|error| {
+            let problem = format!("cannot read `{}`: {error}; name a file that this user can read", file.display());
+            wrong("log-level-file", problem).to_string()
+        })
+    }
+
+    /// Reads those that are in files.
+    ///
+    /// # Errors
+    /// The first that cannot be had, with the setting and the remedy.
+    pub fn read_secrets(&self) -> Result<(), String> {
+        self.secrets().try_for_each(|secret| secret.read().map(drop))
+    }
 }
 
 /// What is wrong with the configuration, and how to mend it.
@@ -285,9 +330,9 @@ impl Settings {
         let url = self.upstream.as_deref().filter(|url| !url.is_empty());
         let mut target = target(url.ok_or_else(|| wrong("upstream", format!("missing: {URL_FORM}")))?)?;
         if let Some(file) = &self.upstream_password_file {
-            target.password = Some(secret("upstream-password-file", file)?);
+            target.password = Some(secret("upstream-password-file", file));
         }
-        let password = self.password_file.as_deref().map(|file| secret("password-file", file)).transpose()?;
+        let password = self.password_file.as_deref().map(|file| secret("password-file", file));
         let workers = self.workers.unwrap_or_else(default_workers);
         if !(1..=256).contains(&workers) {
             return Err(wrong("workers", format!("`{workers}` is not between 1 and 256")));
@@ -331,8 +376,10 @@ impl Settings {
             workers,
             memory_limit,
             slow_from: self.slowlog_threshold,
+            drain: self.stopping.schedule(self.outage.request_timeout)?,
             log_format: self.log_format.unwrap_or_else(default_log_format),
             log: self.log.clone(),
+            log_file: self.log_level_file.clone(),
             shown: self.shown(workers, memory_limit),
         })
     }
@@ -437,7 +484,7 @@ fn target(text: &str) -> Result<Target, Error> {
         }
     };
     let username = Some(decode(url.username())).filter(|name| !name.is_empty());
-    let password = url.password().map(|password| SecretString::from(decode(password)));
+    let password = url.password().map(|password| Secret::fixed(SecretString::from(decode(password))));
     Ok(Target { address, username, password, database })
 }
 
@@ -446,14 +493,9 @@ fn ip_or_name(host: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
-/// The first line of a file, which must not be empty.
-fn secret(flag: &'static str, file: &Path) -> Result<SecretString, Error> {
-    let shown = file.display();
-    let text = fs::read_to_string(file).map_err(|error| wrong(flag, format!("cannot read `{shown}`: {error}")))?;
-    match text.trim_end_matches(['\r', '\n']) {
-        "" => Err(wrong(flag, format!("`{shown}` is empty: write the password into it"))),
-        secret => Ok(SecretString::from(secret)),
-    }
+/// The first line of a file, which is read when the process starts.
+fn secret(flag: &str, file: &Path) -> Secret {
+    Secret::of_file(format!("--{flag} ({})", variable(flag)), file.to_owned())
 }
 
 /// `500ms`, `2s`, `1m`.

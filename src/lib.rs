@@ -98,6 +98,14 @@
 //! When the feed is lost its hearers may have missed something. They are disconnected, once they have the replies that are
 //! due, or subscribed again over a new feed. It is dialled like the connections of a lane: it has a lane of its own.
 //!
+//! # The end
+//!
+//! SIGTERM begins a drain (`lifecycle/drain.rs`), whose stages every worker is told. From the first on, a session that is at
+//! rest ends (`session/parting.rs`): behind what is due to it, its client reads the end of the stream, and what it still
+//! sends is thrown away for a second, lest a reset overtake the last reply. Those that block are released by the server
+//! (`Upstream::release_all`), as when they make room for others, so that it knows whether they were served. After the last
+//! call nothing is read any more.
+//!
 //! # Modules, in reading order
 //!
 //! | module | what it holds |
@@ -113,9 +121,10 @@
 //! | [`check`] | `outrigger check` |
 //! | [`explain`] | `outrigger explain` |
 //! | [`observe`] | the log |
-//! | [`lifecycle`] | how far the process is: starting, serving, draining |
+//! | [`lifecycle`] | how far the process is: components that start, signals, what is read again, the drain |
+//! | [`secret`] | passwords that are replaced while they are in use |
 //! | [`admin`] | the HTTP port: probes, health, metrics, the drill; `outrigger wait` and `outrigger healthcheck` |
-//! | [`app`] | composition: bind, start, accept, stop |
+//! | [`app`] | composition: the table of components, from the first to the last |
 //!
 //! Dependencies point one way: `main → app → worker → client → {command, upstream} → {resp, buffer, transport}`, with
 //! `config` above the parts whose settings it fills in. `admin` looks at `client`, `upstream` and `lifecycle`, which do not
@@ -126,8 +135,9 @@
 //!
 //! | | owns | ends |
 //! |---|---|---|
-//! | main thread | listeners, signals, the supervisor's loop | on SIGTERM or SIGINT |
-//! | worker threads (`--workers`) | their clients and upstream connections outright, in one state that is borrowed for one poll at a time and never across an await | with the process |
+//! | main thread | components, signals, the supervisor's loop, files that are read again | when it has drained |
+//! | a task for each listener | its socket | when the drain begins to close clients; who is connected by then is taken in |
+//! | worker threads (`--workers`) | their clients and upstream connections outright, in one state that is borrowed for one poll at a time and never across an await | with the process; the drain's stages reach them over a `watch` |
 //! | HTTP thread | its connections, the question whether Redis answers, the drill; of the rest it reads what is shared | with the process |
 //! | a task for each client | nothing: it calls `Clients::drive` | when the session is over |
 //! | a task for each upstream connection | nothing: it calls `Upstream::drive` | when the connection is gone |
@@ -209,6 +219,10 @@
 //! - While a client that leaves blocks, our side of its lease is shut down rather than closed: Redis then ends it exactly as it
 //!   would have ended the client, and a reply that was under way still comes.
 //!
+//! - Reading stops before `--max-sigterm-delay`, by the time that a request may take, and not at it: the process is to be gone
+//!   then, with everything answered that was read.
+//! - A new password for clients replaces the old one at once; only towards Redis the one before is tried too.
+//!
 //! # Words
 //!
 //! *Client*: who connects to us. *Session*: our side of it. *Upstream*: the Redis behind us. *Connection*: one upstream
@@ -223,6 +237,7 @@
 //! request until it has shown that it works. *Stuck*: silent, while the server answers elsewhere. *Parked*: a request that
 //! waits for another connection. *Fence*: a CLIENT KILL ahead of the next request. *Degraded*: answered as an empty Redis
 //! would, or by an error. *Feed*: the subscription connection of a worker. *Topic*: a channel, a pattern or a shard channel.
+//! *Last call*: from then on nothing more is read.
 //! *Hearer*: who gets a topic's messages. *Verdict*: what became of a request about topics.
 
 pub mod admin;
@@ -236,6 +251,7 @@ pub mod explain;
 pub mod lifecycle;
 pub mod observe;
 pub mod resp;
+pub mod secret;
 mod transport;
 pub mod upstream;
 mod worker;

@@ -1,12 +1,22 @@
 //! How far the process is: starting, serving, draining; what has started and what has not.
 //!
+//! - [`graph`]: components, started as their needs are met. [`drain`]: the end, step by step. [`signals`]: who asks for it.
+//! - [`reload`]: what is read again meanwhile.
+//!
 //! One [`Lifecycle`] is shared by all threads. Its phase only ever goes forward, and is read without a lock.
+
+pub mod drain;
+pub mod graph;
+pub mod reload;
+pub mod signals;
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+
+pub use drain::Stage;
 
 /// How far the process is; shared by all threads.
 #[derive(Debug)]
@@ -94,6 +104,15 @@ impl Lifecycle {
             Some(known) => *known = report,
             None => board.push(report),
         }
+    }
+
+    /// Every component and how long its start took, for people.
+    fn summary(&self) -> String {
+        let shown = |report: &ComponentReport| match report.took {
+            Some(took) if report.state == ComponentState::Up => format!("{} {} ms", report.name, took.as_millis()),
+            _ => format!("{} not yet", report.name),
+        };
+        self.board().iter().map(shown).collect::<Vec<_>>().join(", ")
     }
 
     /// Asks the process to stop, as SIGTERM would.

@@ -82,12 +82,22 @@ fn checked<T>(resolved: Result<T, config::Error>) -> Result<T, ExitCode> {
 
 #[expect(clippy::print_stderr, reason = "the log is not running yet, and its reader may not be who typed this")]
 fn serve(config: &Config) -> ExitCode {
-    if let Err(error) = observe::log::start(config.log_format, &config.log) {
-        eprintln!("outrigger: {error}");
-        return ExitCode::from(USAGE);
-    }
-    match app::run(config) {
-        Ok(()) => ExitCode::SUCCESS,
+    let what = match config.what_to_log() {
+        Ok(what) => what,
+        Err(error) => {
+            eprintln!("outrigger: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let log = match observe::log::start(config.log_format, &what) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!("outrigger: --log (OUTRIGGER_LOG), or what --log-level-file names: {error}");
+            return ExitCode::from(USAGE);
+        }
+    };
+    match app::run(config, log) {
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             tracing::error!(%error, "outrigger cannot run");
             ExitCode::FAILURE

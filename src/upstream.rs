@@ -255,6 +255,8 @@ pub(crate) struct Upstream {
     /// What a request may take in all, and a slow one, in ticks.
     limit: u32,
     slow_limit: u32,
+    /// The process takes its leave: nobody is to wait for others any more.
+    leaving: bool,
     /// The worker did not run for a while before the last tick.
     overslept: bool,
     pool: ChunkPool,
@@ -290,6 +292,7 @@ impl Upstream {
             ticks: 0,
             limit: ticks(shared.config.request_timeout),
             slow_limit: ticks(shared.config.slow_request_timeout),
+            leaving: false,
             overslept: false,
             pool: ChunkPool::new(memory),
             cells: shared.metrics.worker(worker),
@@ -321,6 +324,11 @@ impl Upstream {
     /// What all workers share.
     pub(crate) fn shared(&self) -> &Shared {
         &self.shared
+    }
+
+    /// The process takes its leave.
+    pub(crate) fn leave_soon(&mut self) {
+        self.leaving = true;
     }
 
     /// Begins a batch: looks at the breaker.

@@ -17,13 +17,14 @@ use std::thread;
 use std::time::Duration;
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::spawn_local;
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::buffer::Memory;
 use crate::client::listener::{Newcomer, Seat};
 use crate::client::{self, Census, Clients};
+use crate::lifecycle::Stage;
 use crate::upstream::{self, ClientKey, ConnectionId, Event, Upstream};
 
 /// Housekeeping happens this often; the sessions' clocks count it.
@@ -46,6 +47,8 @@ pub(crate) struct Setup {
     /// Where its events are sent, and where it takes them.
     pub(crate) sender: mpsc::UnboundedSender<Event>,
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
+    /// How far the process is with taking its leave.
+    pub(crate) stage: watch::Receiver<Stage>,
 }
 
 /// The state of a worker, shared by the tasks of its thread.
@@ -86,7 +89,7 @@ pub(crate) fn start(setup: Setup) -> io::Result<Seat> {
 
 /// Runs until the listeners are gone.
 async fn run(setup: Setup, count: Arc<AtomicUsize>, mut newcomers: mpsc::UnboundedReceiver<Newcomer>) {
-    let mut events = setup.events;
+    let (mut events, mut stage) = (setup.events, setup.stage);
     let seat = (setup.index, count);
     let clients =
         Clients::new(&setup.clients, Arc::clone(&setup.upstream), Arc::clone(&setup.memory), setup.census, seat);
@@ -104,6 +107,11 @@ async fn run(setup: Setup, count: Arc<AtomicUsize>, mut newcomers: mpsc::Unbound
                 arrived.drain(..).for_each(|newcomer| admit(&worker, newcomer));
             }
             Some(event) = events.recv() => handle(&worker, event),
+            Ok(()) = stage.changed() => {
+                let worker = &mut *worker.borrow_mut();
+                worker.upstream.leave_soon();
+                worker.clients.part(*stage.borrow_and_update());
+            }
             _ = ticks.tick() => {
                 let worker = &mut *worker.borrow_mut();
                 worker.upstream.tick(&mut worker.clients);

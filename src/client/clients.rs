@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use secrecy::SecretString;
 use slab::Slab;
 use tokio::time::Instant;
 
@@ -19,9 +18,11 @@ use super::state::State;
 use crate::buffer::{CHUNK, ChunkPool, Memory};
 use crate::command::degrade::Policy;
 use crate::command::deny::Denied;
+use crate::lifecycle::Stage;
 use crate::observe::cells::Cells;
 use crate::observe::metrics::Metrics;
 use crate::resp::request::Limits;
+use crate::secret::Secret;
 use crate::transport::Transport;
 use crate::upstream::{
     ClientKey, ConnectionId, Failure, InFlight, LaneKey, Protocol, Replies, Shared, Topics, Upstream, Verdict,
@@ -51,7 +52,7 @@ pub(super) struct Env {
     /// Limits of a client's requests, and of those of one that has yet to say who it is.
     pub(super) limits: Limits,
     pub(super) stranger_limits: Limits,
-    pub(super) password: Option<SecretString>,
+    pub(super) password: Option<Secret>,
     pub(super) output_limit: usize,
     /// What clients are answered while Redis cannot be asked.
     pub(super) policy: Rc<Policy>,
@@ -67,6 +68,8 @@ pub(super) struct Env {
     /// The time of this turn, as tags of requests have it.
     pub(super) clock: u64,
     pub(super) census: Arc<Census>,
+    /// How far the process is with taking its leave.
+    pub(super) stage: Stage,
     /// Borrowed by whoever reads.
     pub(super) read_buffer: Box<[u8]>,
     /// Requests rewritten in canonical form.
@@ -132,6 +135,11 @@ impl Census {
         Self { next_id: AtomicU64::new(first_id), ..Self::default() }
     }
 
+    /// How many clients the process has.
+    pub(crate) fn count(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
     /// What is known of the client of this id, if it is here.
     pub(super) fn find(&self, id: u64) -> Option<Known> {
         self.known().get(&id).copied()
@@ -191,6 +199,7 @@ impl Clients {
             metrics,
             clock: 0,
             census: Arc::clone(&census),
+            stage: Stage::Serving,
             read_buffer: vec![0; TURN_BYTES].into_boxed_slice(),
             rewritten: Vec::new(),
             reply: Vec::new(),
@@ -244,6 +253,12 @@ impl Clients {
         Poll::Ready(())
     }
 
+    /// The process takes its leave: everybody looks whether it is at rest.
+    pub(crate) fn part(&mut self, stage: Stage) {
+        self.env.stage = stage;
+        self.sessions.iter().for_each(|(_, session)| session.wake());
+    }
+
     /// Takes back the count of a client that could not be admitted.
     pub(crate) fn forget_one(&self) {
         self.census.clients.fetch_sub(1, Ordering::Relaxed);
@@ -278,10 +293,13 @@ impl Clients {
         }
         env.lingering.retain(|(key, since)| {
             let Some(session) = find(sessions, *key) else { return false };
-            if tick - since >= LINGER {
+            // Who is closed by us, and not by itself, may have been given an element already.
+            let is_owed = env.stage != Stage::Serving && session.is_owed();
+            let over = tick - since >= if is_owed { upstream.limit() } else { LINGER };
+            if over {
                 session.kill(Departure::Client);
             }
-            tick - since < LINGER
+            !over
         });
         env.watched.retain_mut(|watched| {
             let Some(session) = find(sessions, watched.key) else { return false };
@@ -372,7 +390,7 @@ impl Replies for Clients {
     }
 
     fn rotate(&mut self, client: ClientKey, request: Vec<u8>, left: Option<Duration>) -> bool {
-        find(&mut self.sessions, client).is_some_and(|session| session.rotate(request, left))
+        find(&mut self.sessions, client).is_some_and(|session| session.rotate(request, left, self.env.stage))
     }
 
     fn kill(&mut self, client: u64) -> Option<(ClientKey, Topics)> {
@@ -385,6 +403,10 @@ impl Replies for Clients {
     fn unblock(&mut self, client: u64, with_error: bool) {
         let mut sessions = self.sessions.iter_mut().map(|(_, session)| session);
         sessions.find(|session| session.id() == client).into_iter().for_each(|session| session.unblock(with_error));
+    }
+
+    fn dismiss(&mut self, client: ClientKey) {
+        find(&mut self.sessions, client).into_iter().for_each(Session::dismiss);
     }
 
     fn bereave(&mut self, client: ClientKey) {

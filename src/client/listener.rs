@@ -16,10 +16,11 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::Census;
+use crate::lifecycle::Stage;
 use crate::observe::metrics::Metrics;
 use crate::transport::Accepted;
 
@@ -218,11 +219,15 @@ impl Listener {
         }
     }
 
-    /// Accepts for as long as the process lives.
-    pub(crate) async fn run(self, reception: Reception) {
+    /// Accepts until the process takes its leave.
+    pub(crate) async fn run(self, reception: Reception, mut stage: watch::Receiver<Stage>) {
         let mut paused = false;
         loop {
-            match self.batch(&reception).await {
+            let accepted = tokio::select! {
+                accepted = self.batch(&reception) => accepted,
+                _ = stage.wait_for(|stage| *stage != Stage::Serving) => return self.close(&reception),
+            };
+            match accepted {
                 Ok(()) if paused => {
                     paused = false;
                     tracing::info!("accepting clients again");
@@ -237,6 +242,14 @@ impl Listener {
                     sleep(PAUSE).await;
                 }
             }
+        }
+    }
+
+    /// Takes in who is connected already, as far as the system is concerned: closing would reset them.
+    fn close(self, reception: &Reception) {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        while let Poll::Ready(Ok(socket)) = self.poll_accept(&mut cx) {
+            reception.receive(socket);
         }
     }
 

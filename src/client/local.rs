@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use subtle::ConstantTimeEq;
 
 use super::refusal;
@@ -16,6 +16,7 @@ use crate::command::route::{Local, Route};
 use crate::resp::build;
 use crate::resp::inline;
 use crate::resp::request::Args;
+use crate::secret::Secret;
 use crate::upstream::{Identity, Protocol};
 
 /// What became of a request that is answered here.
@@ -40,7 +41,7 @@ pub(super) enum Answer {
 /// What answering needs to know besides the client's own state.
 pub(super) struct Env<'a> {
     /// The password clients must give, if any.
-    pub(super) password: Option<&'a SecretString>,
+    pub(super) password: Option<&'a Secret>,
     /// What the server says of itself.
     pub(super) identity: &'a Identity,
     /// The database of a client that has not chosen one.
@@ -136,14 +137,14 @@ fn is_welcome(user: &[u8], password: &[u8], env: &Env<'_>) -> bool {
     env.password.is_none_or(|expected| is_right(user, password, expected))
 }
 
-fn is_right(user: &[u8], password: &[u8], expected: &SecretString) -> bool {
-    let right = expected.expose_secret().as_bytes().ct_eq(password);
+fn is_right(user: &[u8], password: &[u8], expected: &Secret) -> bool {
+    let right = expected.current().expose_secret().as_bytes().ct_eq(password);
     bool::from(right) && user == b"default"
 }
 
 /// What a server is to queue instead of a request whose login is judged here: the same without the login, or if that is
 /// wrong, what changes nothing. Nothing if there is no login in it.
-pub(super) fn without_login(route: Route, args: Args<'_>, password: Option<&SecretString>) -> Option<Vec<u8>> {
+pub(super) fn without_login(route: Route, args: Args<'_>, password: Option<&Secret>) -> Option<Vec<u8>> {
     let mut words: Vec<&[u8]> = args.collect();
     let is_welcome = |user: &[u8], given: &[u8]| password.is_none_or(|expected| is_right(user, given, expected));
     let stays = match (route, words.as_slice()) {

@@ -14,7 +14,7 @@
 //! This file holds the session's life and its decisions; `intake` what comes from the client, `output` what goes to it,
 //! `acquire` how it comes by a connection of its own, `hold` what it does with it, `retold` what that says of itself,
 //! `tracking` what it is told to forget, `transaction` MULTI to EXEC, `subscriber` what is different for a client that
-//! subscribes, `administration` commands about other clients and about the server.
+//! subscribes, `parting` how it ends when the process does, `administration` commands about other clients and about the server.
 //!
 //! Invariants: an idle session holds no buffer. A client has unanswered requests on one upstream connection at most; a
 //! change of lane waits until there are none. Reading never stops because the client's own unread replies wait (many
@@ -25,6 +25,7 @@ mod administration;
 mod hold;
 mod intake;
 mod output;
+mod parting;
 mod retold;
 mod subscriber;
 mod tracking;
@@ -53,6 +54,7 @@ use tokio::time::Instant;
 use crate::buffer::ByteQueue;
 use crate::command::route::{self, Cause, Local, Manner, Route, Transaction};
 use crate::command::table;
+use crate::lifecycle::Stage;
 use crate::observe::cells::{Given, Outcome, Tag};
 use crate::resp::build;
 use crate::resp::request::{Args, RequestScanner};
@@ -98,6 +100,8 @@ pub(super) enum Departure {
     UpstreamLost,
     /// Somebody has said CLIENT KILL.
     Killed,
+    /// The proxy stops.
+    Drain,
 }
 
 impl Departure {
@@ -109,6 +113,7 @@ impl Departure {
             Self::OutputLimit => "output_limit",
             Self::UpstreamLost => "upstream_lost",
             Self::Killed => "killed",
+            Self::Drain => "drain",
         }
     }
 }
@@ -294,13 +299,13 @@ impl Session {
 
     /// Ends the session at once; requests in flight become tombstones.
     pub(super) fn kill(&mut self, why: Departure) {
-        self.depart(why);
+        self.note_departure(why);
         self.phase = Phase::Dead;
         self.wake();
     }
 
     /// Notes why it ends, if nothing was noted before.
-    fn depart(&mut self, why: Departure) {
+    fn note_departure(&mut self, why: Departure) {
         self.departure.get_or_insert(why);
     }
 
@@ -337,6 +342,9 @@ impl Session {
             Phase::Serving => self.serve(&mut Turn { cx: &mut *cx, upstream, env: &mut *env, share: TURN_REQUESTS }),
             Phase::Finishing { .. } | Phase::Lingering { .. } | Phase::Dead => Poll::Pending,
         };
+        if env.stage != Stage::Serving && served.is_pending() {
+            self.part(upstream);
+        }
         if matches!(self.phase, Phase::Finishing { linger: true }) {
             // Nothing more is taken from it, so what it waits for it waits for in vain.
             self.leave_hold(upstream, env);
@@ -704,7 +712,8 @@ impl Session {
             if !self.out.is_empty() || self.transport.poll_shutdown(cx).is_pending() {
                 return;
             }
-            self.phase = if linger { Phase::Lingering { left: LINGER_BYTES } } else { Phase::Dead };
+            let left = if env.stage == Stage::Serving { LINGER_BYTES } else { usize::MAX };
+            self.phase = if linger { Phase::Lingering { left } } else { Phase::Dead };
             env.lingering.push((self.key, env.tick));
         }
         while let Phase::Lingering { left } = self.phase {

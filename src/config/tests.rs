@@ -26,7 +26,7 @@ fn urls_of_every_form_are_understood() {
     let full = upstream("redis://us%40er:p%3Aw%20d@10.0.0.1:7000/5");
     assert_eq!(full.address, Address::Tcp("10.0.0.1".into(), 7000));
     assert_eq!(full.username.as_deref(), Some("us@er"));
-    assert_eq!(full.password.expect("one is given").expose_secret(), "p:w d");
+    assert_eq!(full.password.expect("one is given").current().expose_secret(), "p:w d");
     assert_eq!(full.database, 5);
 
     assert_eq!(upstream("redis://:pw@[::1]:6380/").address, Address::Tcp("::1".into(), 6380));
@@ -52,7 +52,8 @@ fn listening_to_strangers_has_to_be_meant() {
     fs::write(file.path(), "pass\n").expect("it can be written");
     let path = file.path().to_str().expect("a plain path");
     let config = resolve(&[&open[..], &["--password-file", path]].concat()).expect("a password is enough");
-    assert_eq!(config.clients.password.expect("it was read").expose_secret(), "pass");
+    config.read_secrets().expect("it can be read");
+    assert_eq!(config.clients.password.expect("it is set").current().expose_secret(), "pass");
 }
 
 #[test]
@@ -71,7 +72,6 @@ fn numbers_that_cannot_work_are_refused_with_one_that_can() {
     assert!(complaint(&dedicated).contains("at least 52"));
     assert!(complaint(&[&base[..], &["--workers", "0"]].concat()).contains("OUTRIGGER_WORKERS"));
     assert!(complaint(&[&base[..], &["--max-clients", "0"]].concat()).contains("at least 1"));
-    assert!(complaint(&[&base[..], &["--password-file", "/nonexistent"]].concat()).contains("cannot read"));
 }
 
 #[test]
@@ -84,6 +84,23 @@ fn sizes_and_times_have_units() {
     }
     assert_eq!(duration("1500ms"), Ok(Duration::from_millis(1500)));
     assert!(duration("0s").is_err() && duration("5").is_err() && duration("soon").is_err());
+}
+
+#[test]
+fn a_secret_that_cannot_be_read_is_named_with_its_setting() {
+    let config = resolve(&["--upstream", "redis://h", "--password-file", "/nonexistent"]).expect("it is not read yet");
+    let problem = config.read_secrets().expect_err("there is no such file");
+    assert!(problem.starts_with("--password-file (OUTRIGGER_PASSWORD_FILE): cannot read"), "{problem}");
+}
+
+#[test]
+fn stopping_has_time() {
+    let base = ["--upstream", "redis://h", "--min-sigterm-delay"];
+    assert!(
+        complaint(&[&base[..], &["25s"]].concat()).starts_with("--min-sigterm-delay (OUTRIGGER_MIN_SIGTERM_DELAY)")
+    );
+    let drain = resolve(&[&base[..], &["0s"]].concat()).expect("right").drain;
+    assert_eq!((drain.parting, drain.end), (Duration::ZERO, Duration::from_secs(25)));
 }
 
 #[test]

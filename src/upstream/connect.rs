@@ -21,12 +21,15 @@ use secrecy::{ExposeSecret, SecretString};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::error::{Error, cannot_serve};
 use super::resolve::Resolver;
+use super::supervisor::DialFailure;
 use crate::resp::inline;
 use crate::resp::reply::{Advance, ReplyScanner};
+use crate::secret::Secret;
 use crate::transport::Transport;
 
 /// Largest handshake reply, in bytes; a server that says more is not Redis.
@@ -50,7 +53,7 @@ pub struct Target {
     /// The ACL user; `None` is the server's default user.
     pub username: Option<String>,
     /// The password, never printed.
-    pub password: Option<SecretString>,
+    pub password: Option<Secret>,
     /// The database a client is in before it says SELECT.
     pub database: u32,
 }
@@ -426,13 +429,29 @@ fn prepare(stream: &TcpStream, user_timeout: Duration) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
+/// Who we are at the server.
+#[derive(Clone, Copy)]
+struct User<'a> {
+    /// The server's default user without one.
+    name: Option<&'a str>,
+    password: Option<&'a SecretString>,
+}
+
+/// Reads a secret's file; true if it holds another one than before. A disk may take its time, which others have no part in.
+async fn read_again(secret: &Secret) -> bool {
+    let secret = secret.clone();
+    // Why it could not be read is told by whoever reads it from time to time.
+    spawn_blocking(move || secret.read()).await.is_ok_and(|read| read.is_ok_and(|changed| changed))
+}
+
 /// A connection that is asked one question at a time.
 pub(crate) struct Wire {
     transport: Transport,
 }
 
 impl Wire {
-    /// HELLO and AUTH. Where the server is not known it is asked in both versions, to learn what it says of itself in each.
+    /// HELLO and AUTH. A server that refuses our password may have got another meanwhile, or may be about to: the file is
+    /// read again, and if it says nothing new, the password before is tried, once.
     async fn greet(
         &mut self,
         target: &Target,
@@ -440,18 +459,42 @@ impl Wire {
         identity: &Identity,
         uncertain: bool,
     ) -> Result<(), Error> {
+        let password = target.password.as_ref().map(Secret::current);
+        let user = User { name: target.username.as_deref(), password: password.as_ref() };
+        let refusal = match self.greet_as(user, protocol, identity, uncertain).await {
+            Err(error) if error.dial_failure() == DialFailure::Password && !error.is_of_lane() => error,
+            other => return other,
+        };
+        let Some(secret) = &target.password else { return Err(refusal) };
+        let other = if read_again(secret).await { Some(secret.current()) } else { secret.previous() };
+        if other.is_none() {
+            return Err(refusal);
+        }
+        let user = User { password: other.as_ref(), ..user };
+        self.greet_as(user, protocol, identity, uncertain).await
+    }
+
+    /// The same as this user. Where the server is not known it is asked in both versions, to learn what it says of itself in
+    /// each.
+    async fn greet_as(
+        &mut self,
+        user: User<'_>,
+        protocol: Protocol,
+        identity: &Identity,
+        uncertain: bool,
+    ) -> Result<(), Error> {
         let (other, own) = if protocol == Protocol::Resp3 { (b"2", b"3") } else { (b"3", b"2") };
         let mut learnt = None;
         if uncertain {
-            let reply = self.hello(target, other).await?;
+            let reply = self.hello(user, other).await?;
             answered("HELLO", decoded(&reply)?, is_greeting)?;
             learnt = Some(reply);
         }
-        let reply = self.hello(target, own).await?;
+        let reply = self.hello(user, own).await?;
         match answered("HELLO", decoded(&reply)?, is_greeting)? {
             // Before Redis 6 there is no HELLO: fine for a RESP2 lane.
             refusal if is_unknown_command(&refusal) && protocol == Protocol::Resp2 => {
-                return self.authenticate(target).await;
+                return self.authenticate(user).await;
             }
             OwnedFrame::Map { .. } | OwnedFrame::Array { .. } => {}
             refusal => return Err(refused("HELLO", &refusal)),
@@ -464,12 +507,12 @@ impl Wire {
     }
 
     /// Returns the reply's bytes.
-    async fn hello(&mut self, target: &Target, version: &[u8]) -> Result<Vec<u8>, Error> {
-        let user = target.username.as_deref().unwrap_or("default").as_bytes();
-        match &target.password {
+    async fn hello(&mut self, user: User<'_>, version: &[u8]) -> Result<Vec<u8>, Error> {
+        let name = user.name.unwrap_or("default").as_bytes();
+        match user.password {
             Some(password) => {
                 let password = password.expose_secret().as_bytes();
-                self.ask_raw(&[b"HELLO", version, b"AUTH", user, password]).await
+                self.ask_raw(&[b"HELLO", version, b"AUTH", name, password]).await
             }
             None => self.ask_raw(&[b"HELLO", version]).await,
         }
@@ -489,11 +532,11 @@ impl Wire {
         Ok(id.zip(field("addr=")).map(|(id, address)| Peer { id, address: address.to_owned() }))
     }
 
-    async fn authenticate(&mut self, target: &Target) -> Result<(), Error> {
-        let Some(password) = &target.password else { return Ok(()) };
+    async fn authenticate(&mut self, user: User<'_>) -> Result<(), Error> {
+        let Some(password) = user.password else { return Ok(()) };
         let password = password.expose_secret().as_bytes();
-        match &target.username {
-            Some(user) => self.expect("AUTH", &[b"AUTH", user.as_bytes(), password], is_ok).await,
+        match user.name {
+            Some(name) => self.expect("AUTH", &[b"AUTH", name.as_bytes(), password], is_ok).await,
             None => self.expect("AUTH", &[b"AUTH", password], is_ok).await,
         }
     }

@@ -166,6 +166,8 @@ pub(super) struct Holder {
     releasing: bool,
     /// Its client has given it back meanwhile.
     returned: bool,
+    /// Since when it is to wait for others no more, because the process takes its leave, in ticks.
+    leaving: Option<u32>,
 }
 
 impl Upstream {
@@ -326,7 +328,15 @@ impl Upstream {
             entry.connection.lend(Some(client));
             let peer = entry.connection.peer().map(|peer| peer.id);
             let listing = Listing::new(shared, want.name, peer);
-            entry.holder = Some(Holder { client, _listing: listing, slot, since, releasing: false, returned: false });
+            entry.holder = Some(Holder {
+                client,
+                _listing: listing,
+                slot,
+                since,
+                releasing: false,
+                returned: false,
+                leaving: None,
+            });
         }
         Lease { id, dropped: Some(Rc::clone(&self.leases.dropped)) }
     }
@@ -539,6 +549,9 @@ impl Upstream {
     /// While clients wait for a connection to block on, those that have blocked for a while make room: their wait is ended
     /// by CLIENT UNBLOCK, as if their time were up, and they stand in line again. So nothing is lost, and many share few.
     pub(super) fn rotate_leases(&mut self, clients: &mut impl Replies) {
+        if self.leaving {
+            return self.release_all(clients);
+        }
         let waiting = self.shared.quota.blocked_out().div_ceil(self.shared.config.workers.max(1));
         if waiting == 0 {
             return;
@@ -559,6 +572,25 @@ impl Upstream {
                 return;
             }
             due -= usize::from(self.release(id, clients));
+        }
+    }
+
+    /// The process takes its leave: nobody is to wait for others any more. Whom the server does not release within a second
+    /// is told by us.
+    fn release_all(&mut self, clients: &mut impl Replies) {
+        for id in self.ids() {
+            let ticks = self.ticks;
+            let Some(entry) = self.entry(id) else { continue };
+            let asks = entry.connection.in_flight() == 1;
+            let Some(holder) = entry.holder.as_mut() else { continue };
+            holder.leaving = holder.leaving.or(Some(ticks)).filter(|_| asks);
+            let Some(since) = holder.leaving else { continue };
+            let (client, releasing) = (holder.client, holder.releasing);
+            if ticks.saturating_sub(since) >= TURN {
+                clients.dismiss(client);
+            } else if !releasing {
+                self.release(id, clients);
+            }
         }
     }
 

@@ -404,6 +404,18 @@ impl Shared {
         }
     }
 
+    /// The password is another one: a server that refused the last may be asked again.
+    pub(crate) fn password_changed(&self) {
+        self.supervise(|supervisor| supervisor.hurry(Instant::now()));
+    }
+
+    /// Waits until there is a connection.
+    pub(crate) async fn reached(&self) {
+        while !matches!(self.link(), Link::Up | Link::Recovering) {
+            sleep(LOOK / 10).await;
+        }
+    }
+
     /// The supervisor's loop: tells time, and sends a worker to probe when it is due. Never ends.
     pub(crate) async fn watch(self: Arc<Self>) {
         loop {

@@ -27,6 +27,8 @@ mod differential;
 mod explain;
 mod leases;
 mod libraries;
+mod lifecycle;
+mod metrics;
 mod order;
 mod outage;
 mod program;

@@ -25,6 +25,7 @@ use crate::command::blocking::{self, Timeout};
 use crate::command::keys::is;
 use crate::command::route::{self, Local, Manner, Route, Subscription, Transaction};
 use crate::command::table;
+use crate::lifecycle::Stage;
 use crate::observe::cells::Tag;
 use crate::resp::build;
 use crate::resp::inline;
@@ -212,6 +213,16 @@ impl Hold {
         memory.resized(mem::take(&mut self.kept).capacity(), 0);
     }
 
+    /// True while its client is in the midst of a transaction: keys are watched, or a MULTI is open.
+    pub(super) fn is_in_transaction(&self) -> bool {
+        self.watching || self.in_multi
+    }
+
+    /// True while its client waits for others: for an element, or for replicas.
+    pub(super) fn waits_for_others(&self) -> bool {
+        matches!(self.alone, Some(Alone::Blocking | Alone::Replication))
+    }
+
     /// Bytes of a reply that is kept until it is whole.
     pub(super) fn kept(&self) -> usize {
         self.kept.len()
@@ -274,9 +285,9 @@ impl Session {
     }
 
     /// Others wait for its connection: it stands in line again when it hears that its time is up.
-    pub(in crate::client) fn rotate(&mut self, request: Vec<u8>, left: Option<Duration>) -> bool {
+    pub(in crate::client) fn rotate(&mut self, request: Vec<u8>, left: Option<Duration>, stage: Stage) -> bool {
         let Some(hold) = self.hold.as_mut().filter(|hold| hold.alone == Some(Alone::Blocking)) else { return false };
-        if Args::new(&request).skip(1).any(|word| word == b"$") {
+        if stage == Stage::Serving && Args::new(&request).skip(1).any(|word| word == b"$") {
             // It waits for what is added from now on (XREAD): asked again later, it would miss what came between.
             return false;
         }
@@ -305,6 +316,10 @@ impl Session {
             }
             self.wake();
             return;
+        }
+        if env.stage != Stage::Serving && matches!(self.phase, Phase::Finishing { .. }) {
+            // It ends in an orderly way all the same.
+            return self.wake();
         }
         if hold.is_unsure() || self.phase != Phase::Serving || !self.loses_track(env) {
             // What is done in a database that only the server knows cannot be continued either, and who leaves is told

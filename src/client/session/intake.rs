@@ -10,6 +10,7 @@ use bytes::BufMut;
 
 use super::{Departure, Phase, Session, Step, Turn};
 use crate::client::clients::Env;
+use crate::lifecycle::Stage;
 use crate::resp::inline;
 use crate::resp::request::{Args, Form, ProtocolError, Request};
 use crate::upstream::{ConnectionId, Message};
@@ -65,6 +66,10 @@ impl Session {
             if self.input.is_empty() || self.starving {
                 // No whole request is left that waits.
                 self.since = None;
+                if turn.env.stage == Stage::LastCall {
+                    self.phase = Phase::Finishing { linger: true };
+                    return Poll::Pending;
+                }
                 match self.read(turn) {
                     Poll::Ready(true) => {}
                     Poll::Ready(false) => return Poll::Ready(()),
@@ -86,7 +91,8 @@ impl Session {
     /// Reads what the client sends while its requests wait for something that may take long, so that its leaving is
     /// noticed. Beyond [`AHEAD`] its requests wait in the socket, and its leaving behind them.
     fn read_ahead(&mut self, turn: &mut Turn<'_, '_>) -> Poll<()> {
-        while self.phase == Phase::Serving && !self.input.is_empty() && self.is_attentive() {
+        let listens = turn.env.stage != Stage::LastCall;
+        while listens && self.phase == Phase::Serving && !self.input.is_empty() && self.is_attentive() {
             let before = self.input.capacity();
             if self.input.len() >= AHEAD {
                 break;
@@ -274,12 +280,12 @@ impl Session {
                 client = self.state.id,
                 "closed a connection that speaks HTTP: possibly a cross-protocol attack"
             );
-            self.depart(Departure::Protocol);
+            self.note_departure(Departure::Protocol);
             self.phase = Phase::Dead;
             return;
         }
         self.answer_local(&error.reply(), env);
-        self.depart(Departure::Protocol);
+        self.note_departure(Departure::Protocol);
         self.phase = Phase::Finishing { linger: true };
     }
 

@@ -18,6 +18,7 @@ use crate::client::clients::Env;
 use crate::client::unserved::{self, Asked};
 use crate::command::keys::{self, asks_to_block};
 use crate::command::table;
+use crate::lifecycle::Stage;
 use crate::observe::cells::{Given, Outcome, Tag, command_name};
 use crate::observe::slowlog::Slow;
 use crate::resp::request::Args;
@@ -64,7 +65,11 @@ impl Session {
                     muted = true;
                 }
                 Heard::AskAgain(request) => {
-                    self.take_back(&request, env);
+                    if env.stage == Stage::Serving {
+                        self.take_back(&request, env);
+                    } else {
+                        self.depart();
+                    }
                     (muted, is_counted) = (true, false);
                 }
                 Heard::Fatal => return self.kill(Departure::UpstreamLost),
@@ -121,7 +126,12 @@ impl Session {
         let traits = entry.traits;
         self.tag = entry.tag();
         self.hold.iter_mut().for_each(|hold| hold.forget_kept(env.pool.memory()));
-        let leaves = self.hold.is_some() && self.phase != Phase::Serving;
+        if env.stage != Stage::Serving && self.is_dismissed() {
+            // It waited for others, and is told no more than by a server that ends.
+            self.answered(buffer, env);
+            return;
+        }
+        let leaves = self.hold.is_some() && self.phase != Phase::Serving && env.stage == Stage::Serving;
         if leaves || (mem::take(&mut self.half_delivered) && !traits.is_muted()) {
             self.kill(Departure::UpstreamLost);
             return;

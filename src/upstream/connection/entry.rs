@@ -229,6 +229,9 @@ pub(crate) trait Replies {
     fn unblock(&mut self, client: u64, with_error: bool);
     /// The connection that this client had for itself is gone, and what it left there with it.
     fn bereave(&mut self, client: ClientKey);
+
+    /// The process takes its leave, and the server did not end what this client waits for.
+    fn dismiss(&mut self, client: ClientKey);
     /// All that this client waited for was answered, but the server may still run some of it: its next request goes to the
     /// same connection, behind.
     fn kept(&mut self, client: ClientKey, id: ConnectionId);

@@ -294,6 +294,15 @@ mod other_failures {
     }
 
     #[test]
+    fn who_is_told_that_it_is_mended_dials_at_once() {
+        let mut bench = Bench::down(1);
+        bench.wait_and_probe();
+        bench.fail(DialFailure::Password);
+        bench.supervisor.hurry(bench.now);
+        assert!(bench.next_probe().is_some_and(|pause| pause <= 1001 * MS));
+    }
+
+    #[test]
     fn those_that_fail_fast_are_two_a_second_all_the_same() {
         let mut bench = Bench::up(5);
         bench.lose();

@@ -1,6 +1,7 @@
 //! The proxy as its users have it: a process, known by its flags, its sockets and its log.
 
 use super::{Client, PATIENCE, Server, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -120,6 +121,23 @@ impl Proxy {
     /// The process, unless the tests run without a proxy.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
+    }
+
+    /// Sends it a signal.
+    pub fn tell(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("there is a proxy");
+        kill_process(Pid::from_child(child), signal).expect("the proxy is ours");
+    }
+
+    /// Waits until it ends by itself; returns how.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("there is a proxy");
+        let mut status = None;
+        wait_until("the proxy ends", PATIENCE * 2, || {
+            status = child.try_wait().expect("the proxy can be waited for");
+            status.is_some()
+        });
+        status.expect("it has ended")
     }
 
     /// How many lines of the log so far contain `text`.

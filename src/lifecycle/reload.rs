@@ -1,0 +1,75 @@
+//! What is read again while the process runs: secrets, and what to log.
+//!
+//! A mounted secret of Kubernetes is replaced by another behind a symbolic link, of which no event tells; so the files are
+//! read every ten seconds, and at once upon SIGHUP. What cannot be read, or not be understood, leaves everything as it was.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::observe::log::Log;
+use crate::secret::Secret;
+
+/// The files are read this often.
+pub const EVERY: Duration = Duration::from_secs(10);
+
+/// What may be read again.
+pub struct Reload {
+    secrets: Vec<Secret>,
+    /// The log, and the file that says what to log.
+    log: Log,
+    log_file: Option<PathBuf>,
+    /// What was last complained of, so that it is said once.
+    complaints: Vec<String>,
+}
+
+impl Reload {
+    /// These secrets, and this log if a file says what to log.
+    #[must_use]
+    pub fn new(secrets: Vec<Secret>, log: Log, log_file: Option<PathBuf>) -> Self {
+        Self { secrets, log, log_file, complaints: Vec::new() }
+    }
+
+    /// Reads everything every [`EVERY`], and when `asked`; calls `changed` when a secret is another one. Never ends.
+    pub async fn watch(mut self, asked: &Notify, changed: impl Fn()) {
+        loop {
+            let told = timeout(EVERY, asked.notified()).await.is_ok();
+            if self.read(told) {
+                changed();
+            }
+        }
+    }
+
+    /// Reads everything once; true if a secret is another one. `told`: somebody waits to hear what came of it.
+    fn read(&mut self, told: bool) -> bool {
+        if told {
+            self.complaints.clear();
+        }
+        let (mut changed, mut complaints) = (false, Vec::new());
+        for secret in &self.secrets {
+            match secret.read() {
+                Ok(true) => {
+                    changed = true;
+                    tracing::info!(secret = secret.setting(), "another secret was read: it is used from now on");
+                }
+                Ok(false) => {}
+                Err(problem) => complaints.push(problem),
+            }
+        }
+        if let Some(file) = &self.log_file {
+            let read = fs::read_to_string(file).map_err(|error| format!("cannot read `{}`: {error}", file.display()));
+            complaints.extend(read.and_then(|what| self.log.set(what.trim())).err());
+        }
+        for complaint in complaints.iter().filter(|complaint| !self.complaints.contains(*complaint)) {
+            tracing::warn!(problem = complaint, "what was read again is not used: all stays as it was");
+        }
+        if told && complaints.is_empty() {
+            tracing::info!("read the files again");
+        }
+        self.complaints = complaints;
+        changed
+    }
+}

@@ -1,0 +1,210 @@
+//! What is counted, against what really happened: every request once, with what became of it.
+
+use crate::support::http;
+use crate::support::{Client, Kind, PATIENCE, Proxy, Server, wait_until};
+use std::time::Duration;
+
+/// The value of a series, which is named as in the text: `outrigger_x_total{a="b"}`; labels are in alphabetical order.
+fn value(text: &str, series: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+    Some(line.parse().expect("a number"))
+}
+
+/// The sum of all series of that name that have these labels.
+fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
+    let of = |line: &&str| {
+        line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']))
+            && labels.iter().all(|label| line.contains(label))
+    };
+    text.lines()
+        .filter(of)
+        .map(|line| line.rsplit(' ').next().expect("a value").parse::<f64>().expect("a number"))
+        .sum()
+}
+
+fn scrape(proxy: &Proxy) -> String {
+    http::get(&proxy.http(), "/metrics").body
+}
+
+fn commands(text: &str, command: &str) -> Vec<(String, f64)> {
+    let prefix = format!("outrigger_commands_total{{command=\"{command}\",outcome=\"");
+    let of = |line: &str| {
+        let (outcome, value) = line.strip_prefix(&prefix)?.split_once("\"} ")?;
+        Some((outcome.to_owned(), value.parse().expect("a number")))
+    };
+    text.lines().filter_map(of).collect()
+}
+
+fn outcomes(text: &str, command: &str) -> String {
+    commands(text, command).iter().map(|(outcome, count)| format!("{outcome}={count}")).collect::<Vec<_>>().join(" ")
+}
+
+#[test]
+fn each_request_is_counted_once_with_what_became_of_it() {
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::patient(&server, |_| {});
+    let mut client = proxy.connect();
+    for text in
+        ["SET a 1", "GET a", "GET b", "MGET a b c", "HGET h f", "LPUSH a x", "NOSUCH", "PING", "CLIENT SETNAME app"]
+    {
+        client.ask(text);
+    }
+    client.hello3();
+    for text in ["GET b", "MULTI", "SET a 2", "INCR a", "EXEC", "WATCH a", "MULTI", "GET a", "EXEC", "BLPOP l 0.05"] {
+        client.ask(text);
+    }
+    // What was answered is counted; a client hears it a moment later.
+    let text = scrape(&proxy);
+    let expected = [
+        ("set", "ok=1 local=1"),
+        ("get", "ok=3 local=1"),
+        ("mget", "ok=1"),
+        ("hget", "ok=1"),
+        ("lpush", "error_reply=1"),
+        ("unknown", "error_reply=1"),
+        ("ping", "local=1"),
+        ("client", "local=1"),
+        ("hello", "local=1"),
+        ("multi", "local=1 ok=1"),
+        ("incr", "local=1"),
+        ("exec", "ok=2"),
+        ("watch", "ok=1"),
+        ("blpop", "ok=1"),
+    ];
+    for (command, expected) in expected {
+        let mut found: Vec<_> = outcomes(&text, command).split(' ').map(str::to_owned).collect();
+        let mut wanted: Vec<_> = expected.split(' ').map(str::to_owned).collect();
+        (found.sort(), wanted.sort());
+        assert_eq!(found, wanted, "{command} in {text}");
+    }
+    let known = ["hit", "miss", "degraded"]
+        .map(|result| sum(&text, "outrigger_read_results_total", &[&format!("\"{result}\"")]));
+    assert_eq!(known, [2.0, 5.0, 0.0], "GET a and one of MGET; GET b twice, two of MGET, HGET: {text}");
+    assert_eq!(value(&text, "outrigger_upstream_error_replies_total{code=\"WRONGTYPE\"}"), Some(1.0));
+    let counted = sum(&text, "outrigger_commands_total", &[]);
+    assert_eq!(sum(&text, "outrigger_command_duration_seconds_count", &[]), counted, "each has a duration: {text}");
+    for cause in ["watch", "blocking", "unknown"] {
+        assert_eq!(value(&text, &format!("outrigger_leases_total{{cause=\"{cause}\"}}")), Some(1.0), "{cause}: {text}");
+    }
+    for name in ["downstream_bytes_total", "upstream_bytes_total"] {
+        for direction in ["rx", "tx"] {
+            let bytes = value(&text, &format!("outrigger_{name}{{direction=\"{direction}\"}}"));
+            assert!(bytes.is_some_and(|bytes| bytes > 100.0), "{name} {direction}: {bytes:?}");
+        }
+    }
+}
+
+#[test]
+fn what_redis_did_not_answer_is_counted_as_such() {
+    let mut server = Server::start(Kind::Valkey91);
+    let proxy = Proxy::patient(&server, |flags| {
+        flags.args(["--connect-timeout", "1s"]);
+    });
+    let mut client = proxy.connect();
+    client.ask("SET a 1");
+    server.kill();
+    wait_until("the loss is noticed", PATIENCE, || client.ask("INCR c").starts_with(b"-UNAVAILABLE"));
+    let before = scrape(&proxy);
+    assert_eq!(client.ask("GET a"), b"$-1\r\n");
+    assert!(client.ask("SET a 2").starts_with(b"-UNAVAILABLE"));
+    let after = scrape(&proxy);
+    let rose = |series: &str| value(&after, series).unwrap_or_default() - value(&before, series).unwrap_or_default();
+    assert_eq!(rose("outrigger_commands_total{command=\"get\",outcome=\"degraded\"}"), 1.0);
+    assert_eq!(rose("outrigger_commands_total{command=\"set\",outcome=\"unavailable\"}"), 1.0);
+    assert_eq!(rose("outrigger_degraded_replies_total{kind=\"empty\"}"), 1.0);
+    assert_eq!(rose("outrigger_degraded_replies_total{kind=\"error\"}"), 1.0);
+    assert_eq!(rose("outrigger_read_results_total{result=\"degraded\"}"), 1.0);
+    assert!(sum(&after, "outrigger_upstream_disconnects_total", &[]) >= 1.0, "{after}");
+    wait_until("the breaker opens", PATIENCE, || {
+        value(&scrape(&proxy), "outrigger_circuit_breaker_state{state=\"open\"}") == Some(1.0)
+    });
+    server.start_again();
+    wait_until("the breaker closes", PATIENCE, || {
+        value(&scrape(&proxy), "outrigger_circuit_breaker_state{state=\"closed\"}") == Some(1.0)
+    });
+    let text = scrape(&proxy);
+    assert!(sum(&text, "outrigger_circuit_breaker_trips_total", &[]) >= 1.0, "{text}");
+    assert!(sum(&text, "outrigger_circuit_breaker_open_seconds_total", &[]) > 0.0, "{text}");
+    assert!(sum(&text, "outrigger_upstream_connects_total", &["\"refused\""]) >= 1.0, "{text}");
+    assert_eq!(sum(&text, "outrigger_circuit_breaker_state", &[]), 1.0, "one state at a time: {text}");
+}
+
+#[test]
+fn a_slow_request_shows_where_its_time_went() {
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::patient(&server, |flags| {
+        flags.args(["--slowlog-threshold", "50ms"]);
+    });
+    let mut client = proxy.connect();
+    client.ask("CLIENT SETNAME reports");
+    client.ask("SET a 1");
+    // Runs for a tenth of a second, by the server's own clock.
+    client.call(&[
+        b"EVAL",
+        b"local function now() local t = redis.call('time') return t[1] * 1000000 + t[2] end \
+          local start = now() while now() - start < 100000 do end return redis.call('mget', KEYS[1], KEYS[2])",
+        b"2",
+        b"a",
+        b"b",
+    ]);
+    // What waits for others is not slow.
+    client.ask("BLPOP l 0.2");
+    let text = scrape(&proxy);
+    assert_eq!(value(&text, "outrigger_slow_requests_total"), Some(1.0), "{text}");
+    let long = sum(&text, "outrigger_upstream_request_duration_seconds_sum", &[]);
+    assert!(long >= 0.1, "Redis' part is seen as such: {long}");
+    let waited = sum(&text, "outrigger_request_queue_duration_seconds_sum", &[]);
+    assert!(waited < long, "{waited} before and {long} after it was written");
+}
+
+#[test]
+fn who_leaves_is_counted_with_the_reason() {
+    let server = Server::start(Kind::Redis62);
+    let proxy = Proxy::patient(&server, |flags| {
+        flags.args(["--max-clients", "3"]);
+    });
+    let departed = |reason: &str| {
+        let series = format!("outrigger_downstream_disconnects_total{{reason=\"{reason}\"}}");
+        value(&scrape(&proxy), &series).expect("all reasons are there from the beginning")
+    };
+    let mut stays = proxy.connect();
+    stays.ask("PING");
+    drop(proxy.connect());
+    wait_until("it has left", PATIENCE, || departed("client") == 1.0);
+    let mut rude = proxy.connect();
+    rude.send(b"*1\r\n$x\r\n");
+    drop(rude);
+    wait_until("it was shown the door", PATIENCE, || departed("protocol") == 1.0);
+    let mut victim = proxy.connect();
+    let id = String::from_utf8(victim.ask("CLIENT ID")).expect("text");
+    stays.ask(&format!("CLIENT KILL ID {}", id.trim_start_matches(':').trim()));
+    wait_until("it was killed", PATIENCE, || departed("killed") == 1.0);
+    wait_until("only one is left", PATIENCE, || {
+        value(&scrape(&proxy), "outrigger_downstream_connections") == Some(1.0)
+    });
+    let others: Vec<Client> = (0..3).map(|_| proxy.connect()).collect();
+    wait_until("one is turned away", PATIENCE, || {
+        sum(&scrape(&proxy), "outrigger_downstream_connections_rejected_total", &["max_clients"]) == 1.0
+    });
+    drop(others);
+}
+
+/// A scrape costs little even with many clients, and does not cost them anything they would notice.
+#[test]
+fn alone_a_scrape_is_quick() {
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--max-clients", "10000"]);
+    });
+    let mut clients: Vec<Client> = (0..1_000).map(|_| proxy.connect()).collect();
+    clients.iter_mut().for_each(|client| drop(client.ask("GET a")));
+    let mut times: Vec<Duration> = (0..100)
+        .map(|_| {
+            let start = std::time::Instant::now();
+            scrape(&proxy);
+            start.elapsed()
+        })
+        .collect();
+    times.sort();
+    assert!(times[98] <= Duration::from_millis(10), "the 99th of 100 scrapes took {:?}", times[98]);
+}
