@@ -32,7 +32,6 @@ const WORTH_HEARING: &[&str] = &[
     "subscribe",
     "unsubscribe",
     "unasked *",
-    "unasked %",
     "unasked *-1",
     "unasked UNBLOCKED",
     "unasked invalidate",
