@@ -623,6 +623,7 @@ impl Upstream {
     /// Housekeeping, ten times a second: deadlines and silence, PINGs, retirement, and connections that another worker needs.
     pub(crate) fn tick(&mut self, clients: &mut impl Replies) {
         self.now = Instant::now();
+        self.shared.beat(self.worker);
         self.look();
         self.trial = None;
         self.bury();
