@@ -647,6 +647,7 @@ impl Upstream {
     pub(crate) fn tick(&mut self, clients: &mut impl Replies) {
         self.now = Instant::now();
         clients.clock(self.now);
+        self.shared.beat(self.worker);
         self.look();
         self.trial = None;
         self.bury();

@@ -57,7 +57,7 @@ fn of_upstream(sources: &Sources) -> Vec<MetricFamily> {
     });
     let state = upstream.state();
     let states = State::ALL.map(|each| (vec![("state", each.label())], truth(each == state)));
-    let causes: Vec<_> = outlook.pool.leases.by_cause.iter().map(|held| (held.cause, count(held.used))).collect();
+    let causes = outlook.pool.leases.by_cause.iter().map(|(cause, held)| (vec![("cause", *cause)], count(*held)));
     let heard = upstream.heard_ago().map_or(0.0, |ago| unix(SystemTime::now() - ago));
     vec![
         one(
@@ -72,7 +72,7 @@ fn of_upstream(sources: &Sources) -> Vec<MetricFamily> {
         gauges(
             "leases",
             "Connections that one client has for itself, by cause.",
-            causes.iter().map(|(cause, held)| (vec![("cause", *cause)], *held)),
+            causes,
         ),
         one(
             "reconnect_backoff_seconds",

@@ -22,7 +22,8 @@ pub(super) struct Detailed<'a> {
     clients: usize,
     redis: Outlook,
     services: Services,
-    drill: Option<f64>,
+    /// The isolation ends by itself; none if there is none, or it lasts.
+    drill_ends_in_seconds: Option<f64>,
     configuration: &'a BTreeMap<String, String>,
 }
 
@@ -65,7 +66,7 @@ impl<'a> Detailed<'a> {
             clients: sources.census.clients.load(Ordering::Relaxed),
             redis: sources.upstream.outlook(),
             services: Services::new(&sources.lifecycle),
-            drill,
+            drill_ends_in_seconds: drill,
             configuration: &sources.settings,
         }
     }

@@ -150,6 +150,11 @@ impl Site {
         })
     }
 
+    /// Looks after what has to be looked after, for as long as the process lives.
+    pub(super) async fn watch(self: Arc<Self>) {
+        self.probes.watch(&self.sources.upstream).await;
+    }
+
     /// Answers a request of whoever is at `peer`.
     pub(super) async fn answer<B: Body<Data = Bytes>>(&self, peer: IpAddr, request: Request<B>) -> Answer {
         let (head, body) = request.into_parts();
@@ -192,7 +197,7 @@ impl Site {
     async fn answer_path(&self, path: Path, caller: Caller, query: Option<&str>) -> Answer {
         let sources = &self.sources;
         match path {
-            Path::Live => word(("alive".to_owned(), true)),
+            Path::Live => word(self.probes.live()),
             Path::Ready => word(self.probes.ready(&sources.lifecycle, &self.pulse).await),
             Path::Startup => word(self.probes.startup(&sources.lifecycle, &sources.upstream)),
             Path::Health => {

@@ -111,6 +111,8 @@ pub(crate) struct Shared {
     queued: Mutex<HashSet<u64>>,
     /// Counts how often subscribers were subscribed again after having heard nothing for a while.
     pub(super) gaps: AtomicU64,
+    /// How often each worker has looked after its connections: one that does so no more is stuck.
+    beats: Box<[AtomicU64]>,
     /// What went wrong last, for people.
     problem: Mutex<Option<Problem>>,
     /// The reply to COMMAND that was seen last, in RESP2 and in RESP3.
@@ -143,6 +145,7 @@ impl Shared {
             lessees: Mutex::default(),
             queued: Mutex::default(),
             gaps: AtomicU64::new(0),
+            beats: (0..config.workers).map(|_| AtomicU64::new(0)).collect(),
             problem: Mutex::default(),
             commands: Mutex::default(),
             metrics,
@@ -258,6 +261,16 @@ impl Shared {
             Link::Down | Link::Recovering => false,
             Link::Unknown | Link::Doubtful => self.ask(|supervisor| supervisor.is_worth_waiting(now)),
         }
+    }
+
+    /// Notes that a worker is at work.
+    pub(super) fn beat(&self, worker: usize) {
+        self.beats.get(worker).into_iter().for_each(|beats| drop(beats.fetch_add(1, Ordering::Relaxed)));
+    }
+
+    /// How often each worker has been at work: ten times a second, from its start on.
+    pub(crate) fn beats(&self) -> Vec<u64> {
+        self.beats.iter().map(|beats| beats.load(Ordering::Relaxed)).collect()
     }
 
     /// Notes what went wrong with a connection, or a dial.

@@ -17,6 +17,7 @@
     reason = "a test fails by a panic, prints figures, and lives in real time"
 )]
 
+mod admin;
 mod bounds;
 mod cli;
 mod command_table;

@@ -1,0 +1,129 @@
+//! An outage on purpose: it begins, clients notice, it ends by itself or when it is told to. And the end of all.
+
+use super::{Setting, TOKEN};
+use crate::support::{Kind, PATIENCE, Proxy, Server, http, wait_until};
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_drill_begins_is_noticed_and_ends_by_itself() {
+    let setting = Setting::new(|_| {});
+    let mut client = setting.client();
+    assert_eq!(client.ask("SET k v"), b"+OK\r\n");
+    let start = Instant::now();
+    let answer = setting.post_as_operator("/breaker/isolate?for=2s");
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(answer.body.contains("2s"), "{answer:?}");
+
+    wait_until("reads are answered as in an outage", PATIENCE, || client.ask("GET k") == b"$-1\r\n");
+    assert!(client.ask("SET k w").starts_with(b"-UNAVAILABLE"));
+    let health = setting.get("/health");
+    assert_eq!((health.status, health.json()["reason"].as_str()), (503, Some("isolated by the operator")));
+    let detailed = setting.get_as_operator("/health/detailed").json();
+    assert_eq!((&detailed["state"], &detailed["redis"]["breaker"]["state"]), (&"isolated".into(), &"isolated".into()));
+    assert!(detailed["drill_ends_in_seconds"].as_f64().is_some_and(|left| left <= 2.0), "{detailed}");
+    assert!(setting.get("/").body.contains("<h1>isolated</h1>"));
+    for path in ["/livez", "/readyz", "/startupz"] {
+        assert_eq!(setting.status(path), 200, "{path}");
+    }
+
+    wait_until("it is over", PATIENCE, || client.ask("GET k") == b"$1\r\nv\r\n");
+    assert!(start.elapsed() >= Duration::from_secs(2), "it ended too soon");
+    wait_until("health is back", PATIENCE, || setting.status("/health") == 200);
+    wait_until("writes are back", PATIENCE, || client.ask("SET k w") == b"+OK\r\n");
+    assert_eq!(setting.get_as_operator("/health/detailed").json()["drill_ends_in_seconds"], serde_json::Value::Null);
+    for line in ["drill: isolated from Redis", "drill: its time is up"] {
+        assert_eq!(setting.proxy.logged(line), 1, "{line}");
+    }
+    assert_eq!(setting.proxy.logged(TOKEN), 0);
+}
+
+#[test]
+fn it_ends_when_it_is_told_to() {
+    let setting = Setting::new(|_| {});
+    let mut client = setting.client();
+    client.ask("SET k v");
+    assert_eq!(setting.post_as_operator("/breaker/release").status, 409, "there is none");
+    assert_eq!(setting.post_as_operator("/breaker/isolate").status, 200);
+    wait_until("it has begun", PATIENCE, || client.ask("GET k") == b"$-1\r\n");
+    assert_eq!(setting.post_as_operator("/breaker/release").status, 200);
+    wait_until("it is over", PATIENCE, || client.ask("GET k") == b"$1\r\nv\r\n");
+    assert_eq!(setting.proxy.logged("drill: ended by the operator"), 1);
+}
+
+#[test]
+fn another_one_sets_another_end() {
+    let setting = Setting::new(|_| {});
+    let mut client = setting.client();
+    client.ask("SET k v");
+    assert_eq!(setting.post_as_operator("/breaker/isolate?for=1s").status, 200);
+    assert_eq!(setting.post_as_operator("/breaker/isolate?for=1h").status, 200);
+    let left = || setting.get_as_operator("/health/detailed").json()["drill_ends_in_seconds"].as_f64();
+    let start = Instant::now();
+    wait_until("the first end has passed", PATIENCE, || {
+        assert!(left().is_some_and(|left| left > 3500.0), "the second end holds");
+        start.elapsed() > Duration::from_millis(1500)
+    });
+    assert_eq!(setting.post_as_operator("/breaker/isolate?for=500ms").status, 200);
+    wait_until("it is over", PATIENCE, || client.ask("GET k") == b"$1\r\nv\r\n");
+    assert_eq!(left(), None);
+}
+
+#[test]
+fn lengths_that_make_no_sense_are_refused() {
+    let setting = Setting::new(|_| {});
+    for length in ["", "0s", "30", "-3s", "2h", "61m", "soon", "99999999999999999999s"] {
+        let answer = setting.post_as_operator(&format!("/breaker/isolate?for={length}"));
+        assert_eq!(answer.status, 400, "{length}: {answer:?}");
+    }
+    assert_eq!(setting.status("/health"), 200);
+}
+
+#[test]
+fn one_that_was_isolated_at_start_is_released_only_when_told_to() {
+    let setting = Setting::new(|flags| {
+        flags.args(["--breaker", "isolated"]);
+    });
+    assert_eq!(setting.post_as_operator("/breaker/isolate?for=1s").status, 409);
+    assert_eq!(setting.get("/health").json()["reason"], "isolated by the operator");
+    assert_eq!(setting.post_as_operator("/breaker/release").status, 200);
+    wait_until("Redis is asked", PATIENCE, || setting.status("/health") == 200);
+}
+
+#[test]
+fn a_release_while_redis_is_gone_leads_into_the_outage_and_out_of_it() {
+    let mut setting = Setting::new(|_| {});
+    let mut client = setting.client();
+    client.ask("SET k v");
+    assert_eq!(setting.post_as_operator("/breaker/isolate").status, 200);
+    setting.server.kill();
+    assert_eq!(setting.post_as_operator("/breaker/release").status, 200);
+    wait_until("the breaker is open", PATIENCE, || setting.get("/health").body.contains("the breaker is open"));
+    setting.server.start_again();
+    wait_until("Redis is back", PATIENCE, || setting.status("/health") == 200);
+    wait_until("writes are back", PATIENCE, || client.ask("SET k w") == b"+OK\r\n");
+}
+
+#[test]
+fn quitquitquit_ends_it_in_order() {
+    let mut setting = Setting::new(|_| {});
+    assert_eq!(http::request(&setting.http, "POST", "/quitquitquit", &[]).status, 401, "it is not switched on");
+    assert_eq!(setting.post_as_operator("/quitquitquit").status, 200);
+    assert_eq!(setting.proxy.wait_for_end(PATIENCE).code(), Some(0));
+}
+
+#[test]
+fn whoever_is_on_this_machine_may_end_it_where_that_is_switched_on() {
+    let server = Server::start(Kind::Redis70);
+    let mut proxy = Proxy::start(&server, |flags| {
+        flags.arg("--quitquitquit");
+    });
+    let http = proxy.http();
+    for strange in ["Origin: http://evil.example", "Sec-Fetch-Site: cross-site"] {
+        let answer = http::request(&http, "POST", "/quitquitquit", &[strange]);
+        assert_eq!(answer.status, 401, "a page in a browser may not: {strange}");
+    }
+    assert_eq!(http::get(&http, "/quitquitquit").status, 405);
+    proxy.assert_running();
+    assert_eq!(http::request(&http, "POST", "/quitquitquit", &[]).status, 200);
+    assert_eq!(proxy.wait_for_end(PATIENCE).code(), Some(0));
+}
