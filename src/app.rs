@@ -7,12 +7,13 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 use crate::buffer::Memory;
 use crate::client::listener::{self, Listener, Reception};
@@ -117,6 +118,7 @@ impl From<io::Error> for Error {
 /// What the components share.
 struct Process {
     config: Config,
+    lifecycle: Arc<Lifecycle>,
     upstream: Arc<Shared>,
     census: Arc<Census>,
     /// How far the process is with taking its leave.
@@ -143,13 +145,13 @@ pub fn run(config: &Config, log: Log) -> Result<u8, Error> {
 async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
     // First of all, so that none of them ends us half-way.
     let mut signals = Signals::listen()?;
-    let lifecycle = Lifecycle::new();
     let process = Arc::new(Process::new(config));
-    let mut graph = Graph::new(&COMPONENTS, Arc::clone(&process), Arc::clone(&lifecycle))
+    let lifecycle = &process.lifecycle;
+    let mut graph = Graph::new(&COMPONENTS, Arc::clone(&process), Arc::clone(lifecycle))
         .map_err(|flaw| Error::Component(flaw.to_string()))?;
     let started = tokio::select! {
         started = graph.start() => started,
-        asked_by = asked_to_stop(&mut signals, &lifecycle, &process.reload) => {
+        asked_by = asked_to_stop(&mut signals, lifecycle, &process.reload) => {
             tracing::info!(asked_by, "stopping before all has started");
             lifecycle.enter(Phase::Draining);
             graph.stop().await;
@@ -163,7 +165,7 @@ async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
     lifecycle.enter(Phase::Serving);
     let reload = Reload::new(config.secrets().cloned().collect(), log, config.log_file.clone());
     let asked_by = tokio::select! {
-        asked_by = asked_to_stop(&mut signals, &lifecycle, &process.reload) => asked_by,
+        asked_by = asked_to_stop(&mut signals, lifecycle, &process.reload) => asked_by,
         () = reload.watch(&process.reload, || process.upstream.password_changed()) => return Ok(0),
     };
     lifecycle.enter(Phase::Draining);
@@ -205,6 +207,7 @@ impl Process {
     fn new(config: &Config) -> Self {
         Self {
             config: config.clone(),
+            lifecycle: Lifecycle::new(),
             upstream: Shared::new(config.upstream.clone(), random()),
             census: Arc::new(Census::new(first_id())),
             stage: watch::Sender::new(Stage::Serving),
@@ -283,7 +286,7 @@ impl Process {
     async fn reach_upstream(&self) -> Result<(), String> {
         let address = &self.config.upstream.target.address;
         let limit = self.config.upstream.connect_timeout;
-        let reached = tokio::time::timeout(limit, self.upstream.reached()).await;
+        let reached = timeout(limit, self.upstream.reached()).await;
         reached.map_err(|_| format!("{address} was not reached: see --upstream (OUTRIGGER_UPSTREAM)"))
     }
 

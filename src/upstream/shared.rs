@@ -353,7 +353,7 @@ impl Shared {
     /// Waits until there is a connection.
     pub(crate) async fn reached(&self) {
         while !matches!(self.link(), Link::Up | Link::Recovering) {
-            sleep(LOOK / 10).await;
+            sleep(LOOK / 2).await;
         }
     }
 

@@ -20,6 +20,8 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("transport", Allowed::Only(&["buffer"])),
     ("upstream", Allowed::AllBut(&["app", "client", "command", "config", "worker"])),
     ("client", Allowed::AllBut(&["app", "config", "worker"])),
+    ("lifecycle", Allowed::Only(&["observe", "secret"])),
+    ("secret", Allowed::Only(&[])),
 ];
 
 /// Libraries that only these may name, so that each can be replaced in one place.
