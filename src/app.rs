@@ -7,12 +7,13 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout};
 
 use crate::admin;
 use crate::buffer::Memory;
@@ -156,13 +157,13 @@ pub fn run(config: &Config, log: Log) -> Result<u8, Error> {
 async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
     // First of all, so that none of them ends us half-way.
     let mut signals = Signals::listen()?;
-    let lifecycle = Lifecycle::new();
-    let process = Arc::new(Process::new(config, &lifecycle)?);
-    let mut graph = Graph::new(&COMPONENTS, Arc::clone(&process), Arc::clone(&lifecycle))
+    let process = Arc::new(Process::new(config)?);
+    let lifecycle = &process.lifecycle;
+    let mut graph = Graph::new(&COMPONENTS, Arc::clone(&process), Arc::clone(lifecycle))
         .map_err(|flaw| Error::Component(flaw.to_string()))?;
     let started = tokio::select! {
         started = graph.start() => started,
-        asked_by = asked_to_stop(&mut signals, &lifecycle, &process.reload) => {
+        asked_by = asked_to_stop(&mut signals, lifecycle, &process.reload) => {
             tracing::info!(asked_by, "stopping before all has started");
             lifecycle.enter(Phase::Draining);
             graph.stop().await;
@@ -176,7 +177,7 @@ async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
     lifecycle.enter(Phase::Serving);
     let reload = Reload::new(config.secrets().cloned().collect(), log, config.log_file.clone());
     let asked_by = tokio::select! {
-        asked_by = asked_to_stop(&mut signals, &lifecycle, &process.reload) => asked_by,
+        asked_by = asked_to_stop(&mut signals, lifecycle, &process.reload) => asked_by,
         () = reload.watch(&process.reload, || process.upstream.password_changed()) => return Ok(0),
     };
     lifecycle.enter(Phase::Draining);
@@ -215,12 +216,12 @@ async fn told_again(signals: &mut Signals) -> Told {
 }
 
 impl Process {
-    fn new(config: &Config, lifecycle: &Arc<Lifecycle>) -> Result<Self, Error> {
+    fn new(config: &Config) -> Result<Self, Error> {
         let metrics = Metrics::new(config.workers, config.slow_from, config.http.is_none());
         let metrics = Arc::new(metrics.map_err(|error| Error::Component(error.to_string()))?);
         Ok(Self {
             config: config.clone(),
-            lifecycle: Arc::clone(lifecycle),
+            lifecycle: Lifecycle::new(),
             memory: Arc::new(Memory::new(config.memory_limit)),
             upstream: Shared::new(config.upstream.clone(), metrics, random()),
             census: Arc::new(Census::new(first_id())),
@@ -314,7 +315,7 @@ impl Process {
     async fn reach_upstream(&self) -> Result<(), String> {
         let address = &self.config.upstream.target.address;
         let limit = self.config.upstream.connect_timeout;
-        let reached = tokio::time::timeout(limit, self.upstream.reached()).await;
+        let reached = timeout(limit, self.upstream.reached()).await;
         reached.map_err(|_| format!("{address} was not reached: see --upstream (OUTRIGGER_UPSTREAM)"))
     }
 

@@ -69,11 +69,7 @@ fn of_upstream(sources: &Sources) -> Vec<MetricFamily> {
         one("upstream_connections_max", "What there may be (--pool-size).", count(outlook.pool.size)),
         one("upstream_last_heard_timestamp_seconds", "When a byte last came from Redis; 0 before the first.", heard),
         one("pool_waiters", "Clients that wait for a connection of their own.", count(outlook.pool.leases.waiting)),
-        gauges(
-            "leases",
-            "Connections that one client has for itself, by cause.",
-            causes,
-        ),
+        gauges("leases", "Connections that one client has for itself, by cause.", causes),
         one(
             "reconnect_backoff_seconds",
             "Until the next dial that looks whether Redis is back; 0 while none is due.",

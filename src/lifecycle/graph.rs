@@ -206,7 +206,7 @@ impl<S: 'static> Component<S> {
             sleep(pause).await;
             pause = (pause * 2).min(longest);
             if self.attempt(state, lifecycle, begun).await.is_ok() {
-                tracing::info!(component = self.name, "up");
+                tracing::info!(component = self.name, "up at last");
                 return Ok(());
             }
         }

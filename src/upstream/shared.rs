@@ -265,7 +265,9 @@ impl Shared {
 
     /// Notes that a worker is at work.
     pub(super) fn beat(&self, worker: usize) {
-        self.beats.get(worker).into_iter().for_each(|beats| drop(beats.fetch_add(1, Ordering::Relaxed)));
+        if let Some(beats) = self.beats.get(worker) {
+            beats.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// How often each worker has been at work: ten times a second, from its start on.
@@ -425,7 +427,7 @@ impl Shared {
     /// Waits until there is a connection.
     pub(crate) async fn reached(&self) {
         while !matches!(self.link(), Link::Up | Link::Recovering) {
-            sleep(LOOK / 10).await;
+            sleep(LOOK / 2).await;
         }
     }
 

@@ -21,7 +21,8 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("transport", Allowed::Only(&["buffer"])),
     ("upstream", Allowed::AllBut(&["admin", "app", "client", "command", "config", "worker"])),
     ("client", Allowed::AllBut(&["admin", "app", "config", "worker"])),
-    ("lifecycle", Allowed::Only(&[])),
+    ("lifecycle", Allowed::Only(&["observe", "secret"])),
+    ("secret", Allowed::Only(&[])),
     ("admin", Allowed::Only(&["buffer", "client", "lifecycle", "observe", "upstream"])),
 ];
 

@@ -1,7 +1,7 @@
 //! SIGTERM, one client at a time: who is closed when, and with which words.
 
 use super::{last_words, stop};
-use crate::support::{Client, Kind, PATIENCE, Proxy, Server, be_patient, is_direct, wait_until, words};
+use crate::support::{Client, Kind, PATIENCE, Proxy, Server, alone, be_patient, is_direct, wait_until, words};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -31,10 +31,12 @@ fn who_waits_or_listens_is_told_what_a_server_tells_that_shuts_down() {
     if is_direct() {
         return;
     }
-    for kind in Kind::ALL {
+    let session = (Kind::Redis70, ["--pool-size", "100", "--max-clients", "50", "--mode", "session"]);
+    let multiplex = ["--pool-size", "40", "--max-clients", "50", "--mode", "multiplex"];
+    for (kind, mode) in Kind::ALL.map(|kind| (kind, multiplex)).into_iter().chain([session]) {
         let (server, direct) = (Server::start(kind), Server::start(kind));
         let mut proxy = Proxy::patient(&server, |flags| {
-            flags.args(["--pool-size", "40"]);
+            flags.args(mode);
         });
         let mut proxied = left(|| proxy.connect(), &server);
         let mut expected = left(|| direct.connect(), &direct);
@@ -90,7 +92,7 @@ fn a_transaction_is_finished_and_then_its_client_is_closed() {
     half.wait_until_read();
     stop(&proxy);
     assert_eq!(last_words(&mut idle), "");
-    assert!(Client::try_connect(proxy.address()).is_err(), "nobody is taken in any more");
+    wait_until("nobody is taken in any more", PATIENCE, || Client::try_connect(proxy.address()).is_err());
     assert_eq!(queues.ask("EXEC"), b"*1\r\n:1\r\n");
     assert_eq!(last_words(&mut queues), "");
     let expected = [b"+OK\r\n".to_vec(), b"+QUEUED\r\n".to_vec(), b"*1\r\n:1\r\n".to_vec()];
@@ -120,6 +122,31 @@ fn after_the_last_call_who_is_in_the_midst_of_something_is_closed_too() {
     assert_eq!(last_words(&mut queues), "");
     assert_eq!(last_words(&mut half), "");
     assert_eq!(proxy.ended().code(), Some(0));
+}
+
+#[test]
+fn alone_the_end_comes_within_the_limit() {
+    if is_direct() {
+        return;
+    }
+    let _alone = alone();
+    let server = Server::start(Kind::Redis70);
+    let mut proxy = Proxy::start(&server, |flags| {
+        flags.args(["--max-sigterm-delay", "3s"]);
+    });
+    let (mut queues, mut waits) = (proxy.connect(), proxy.connect());
+    assert_eq!(queues.ask("MULTI"), b"+OK\r\n");
+    // It does not read, and has too much to read to be let go.
+    server.connect().call(&[b"SET", b"big", "x".repeat(8 << 20).as_bytes()]);
+    waits.send(&words("GET big").repeat(6));
+    wait_until("all is asked for", PATIENCE, || server.info_number("stats", "keyspace_hits") == 6);
+    let begun = Instant::now();
+    stop(&proxy);
+    assert_eq!(last_words(&mut queues), "");
+    // Half of the limit is for answers.
+    assert!(begun.elapsed() > Duration::from_millis(1400), "{:?}", begun.elapsed());
+    assert_eq!(proxy.ended().code(), Some(0));
+    assert!(begun.elapsed() < Duration::from_millis(3500), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -79,13 +79,16 @@ fn without_redis_it_serves_and_says_when_redis_is_there() {
     }
     let mut server = Server::start(Kind::Redis70);
     server.kill();
-    let mut proxy = Proxy::start(&server, |_| {});
+    let mut proxy = Proxy::start(&server, |flags| {
+        flags.args(["--connect-timeout", "200ms"]);
+    });
     let mut client = proxy.connect();
     assert_eq!(client.ask("PING"), b"+PONG\r\n");
     wait_until("it has started", PATIENCE, || proxy.logged(r#""message":"started""#) == 1);
     assert_eq!(proxy.logged("upstream not yet"), 1);
+    wait_until("that is told", PATIENCE, || proxy.logged("not up yet") == 1);
     server.start_again();
-    wait_until("Redis is reached", PATIENCE, || proxy.logged(r#""message":"up","component":"upstream""#) == 1);
+    wait_until("Redis is reached", PATIENCE, || proxy.logged(r#""message":"up at last","component":"upstream""#) == 1);
     wait_until("it serves", PATIENCE, || client.ask("SET k v") == b"+OK\r\n");
     proxy.tell(Signal::INT);
     assert_eq!(proxy.ended().code(), Some(0));
