@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio::time::{Instant, timeout};
 
 use crate::admin;
@@ -54,7 +54,7 @@ static COMPONENTS: [Component<Process>; 7] = [
         needs: &["config"],
         critical: true,
         limit: LIMIT,
-        start: |process| Box::pin(async move { process.config.read_secrets() }),
+        start: |process| Box::pin(read_secrets(process)),
         stop: |_| {},
     },
     Component {
@@ -151,7 +151,10 @@ struct Process {
 /// Why it could not start.
 pub fn run(config: &Config, log: Log) -> Result<u8, Error> {
     let runtime = Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(config, log))
+    let ended = runtime.block_on(serve(config, log));
+    // A file that is still being read, from a disk that does not answer, must not hold up the end.
+    runtime.shutdown_background();
+    ended
 }
 
 async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
@@ -176,14 +179,13 @@ async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
     }
     lifecycle.enter(Phase::Serving);
     let reload = Reload::new(config.secrets().cloned().collect(), log, config.log_file.clone());
-    let asked_by = tokio::select! {
-        asked_by = asked_to_stop(&mut signals, lifecycle, &process.reload) => asked_by,
-        () = reload.watch(&process.reload, || process.upstream.password_changed()) => return Ok(0),
-    };
+    let watched = Arc::clone(&process);
+    tokio::spawn(async move { reload.watch(&watched.reload, || watched.upstream.password_changed()).await });
+    let asked_by = asked_to_stop(&mut signals, lifecycle, &process.reload).await;
     lifecycle.enter(Phase::Draining);
     let code = tokio::select! {
         () = process.drain(asked_by) => 0,
-        told = told_again(&mut signals) => {
+        told = told_again(&mut signals, &process.reload) => {
             tracing::warn!(signal = told.name(), "told twice to stop: ending at once");
             told.code()
         }
@@ -206,11 +208,11 @@ async fn asked_to_stop(signals: &mut Signals, lifecycle: &Lifecycle, reload: &No
 }
 
 /// Waits until a signal asks the process once more to stop.
-async fn told_again(signals: &mut Signals) -> Told {
+async fn told_again(signals: &mut Signals, reload: &Notify) -> Told {
     loop {
         match signals.next().await {
             told @ (Told::Terminate | Told::Interrupt) => return told,
-            Told::Reload => {}
+            Told::Reload => reload.notify_one(),
         }
     }
 }
@@ -352,6 +354,12 @@ impl Process {
             tracing::warn!(clients = found, cut_off, seconds, "drained, but for those who did not come to rest");
         }
     }
+}
+
+/// Reads all secrets, from a disk that may not answer.
+async fn read_secrets(process: Arc<Process>) -> Result<(), String> {
+    let read = spawn_blocking(move || process.config.read_secrets());
+    read.await.unwrap_or_else(|error| Err(format!("cannot read secrets: {error}")))
 }
 
 /// Binds all addresses. Where the machine has no IPv6, the loopback address of it is left out, as long as another is left.

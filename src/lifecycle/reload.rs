@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::observe::log::Log;
@@ -33,11 +34,18 @@ impl Reload {
         Self { secrets, log, log_file, complaints: Vec::new() }
     }
 
-    /// Reads everything every [`EVERY`], and when `asked`; calls `changed` when a secret is another one. Never ends.
+    /// Reads everything every [`EVERY`], and when `asked`; calls `changed` when a secret is another one. Ends only if it
+    /// cannot go on. A disk may take its time, which clients have no part in.
     pub async fn watch(mut self, asked: &Notify, changed: impl Fn()) {
         loop {
             let told = timeout(EVERY, asked.notified()).await.is_ok();
-            if self.read(told) {
+            let read = spawn_blocking(move || {
+                let is_new = self.read(told);
+                (self, is_new)
+            });
+            let Ok((reload, is_new)) = read.await else { return };
+            self = reload;
+            if is_new {
                 changed();
             }
         }
