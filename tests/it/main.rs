@@ -27,6 +27,7 @@ mod differential;
 mod explain;
 mod leases;
 mod libraries;
+mod observability;
 mod order;
 mod outage;
 mod program;
