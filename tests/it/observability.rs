@@ -106,9 +106,12 @@ struct Exported {
 }
 
 struct Series {
+    /// Its name and labels, as they were exported.
+    key: String,
     /// Its name, but for what is added to that of a histogram.
     family: String,
     labels: BTreeMap<String, String>,
+    value: f64,
 }
 
 impl Exported {
@@ -123,7 +126,8 @@ impl Exported {
 
 impl Series {
     fn parse(line: &str, families: &BTreeMap<String, String>) -> Self {
-        let (key, _value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
+        let (key, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no value: {line}"));
+        let value = value.parse().unwrap_or_else(|_| panic!("no number: {line}"));
         let (name, labels) = key.split_once('{').unwrap_or((key, ""));
         let base = SUFFIXES.iter().find_map(|suffix| name.strip_suffix(suffix));
         let is_histogram = |base: &&str| families.get(*base).is_some_and(|kind| kind == "histogram");
@@ -132,7 +136,8 @@ impl Series {
         // No value of ours holds a quotation mark or a comma.
         let labels = labels.trim_end_matches('}').split(',').filter_map(|label| label.split_once('='));
         let labels = labels.map(|(name, value)| (name.to_owned(), value.trim_matches('"').to_owned()));
-        Self { family: family.to_owned(), labels: labels.filter(|(name, _)| name != "le").collect() }
+        let labels = labels.filter(|(name, _)| name != "le").collect();
+        Self { key: key.to_owned(), family: family.to_owned(), labels, value }
     }
 }
 

@@ -1,13 +1,39 @@
 //! What a real Prometheus makes of a real proxy: it is scraped, queries are answered, an outage is told of.
 
 use super::prometheus::Prometheus;
-use super::{Watched, dashboard, deployed, promtool};
-use crate::support::{Kind, Proxy, Server, http, is_direct, wait_until};
+use super::{Exported, Watched, dashboard, deployed, promtool};
+use crate::support::{Kind, PATIENCE, Proxy, Server, http, is_direct, wait_until};
 use std::fs::{self, File};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Scrapes and rules are a second apart, and each has to be waited for.
 const SOON: Duration = Duration::from_mins(1);
+
+/// What a proxy has counted that has lived as [`Watched`] has.
+const LIVED: [&str; 22] = [
+    r#"outrigger_circuit_breaker_transitions_total{from="starting",to="closed"}"#,
+    r#"outrigger_command_duration_seconds_count{class="blocking"}"#,
+    r#"outrigger_command_duration_seconds_count{class="read"}"#,
+    r#"outrigger_command_duration_seconds_count{class="write"}"#,
+    r#"outrigger_commands_total{command="blpop",outcome="ok"}"#,
+    r#"outrigger_commands_total{command="incr",outcome="error_reply"}"#,
+    r#"outrigger_commands_total{command="ping",outcome="local"}"#,
+    r#"outrigger_downstream_bytes_total{direction="rx"}"#,
+    r#"outrigger_downstream_bytes_total{direction="tx"}"#,
+    "outrigger_downstream_connections",
+    "outrigger_downstream_connections_total",
+    r#"outrigger_http_requests_total{code="200",path="/livez"}"#,
+    r#"outrigger_leases_total{cause="blocking"}"#,
+    r#"outrigger_log_messages_total{level="info"}"#,
+    "outrigger_pool_wait_duration_seconds_count",
+    r#"outrigger_read_results_total{result="hit"}"#,
+    r#"outrigger_read_results_total{result="miss"}"#,
+    "outrigger_request_queue_duration_seconds_count",
+    r#"outrigger_upstream_connects_total{result="ok"}"#,
+    r#"outrigger_upstream_error_replies_total{code="ERR"}"#,
+    "outrigger_upstream_request_duration_seconds_count",
+    "process_resident_memory_bytes",
+];
 
 #[test]
 fn promtool_finds_no_fault_with_the_metrics() {
@@ -24,16 +50,37 @@ fn promtool_finds_no_fault_with_the_metrics() {
 }
 
 #[test]
+fn what_has_happened_was_counted() {
+    if is_direct() {
+        return;
+    }
+    let watched = Watched::start();
+    let happened = |exported: &Exported, key: &str| exported.series.iter().any(|one| one.key == key && one.value > 0.0);
+    let mut missing = Vec::new();
+    let start = Instant::now();
+    // What is counted after a reply was sent is there a moment later.
+    wait_until("all that has happened was counted", PATIENCE * 2, || {
+        let exported = watched.exported();
+        missing = LIVED.into_iter().filter(|key| !happened(&exported, key)).collect();
+        missing.is_empty() || start.elapsed() > PATIENCE
+    });
+    assert!(missing.is_empty(), "not counted: {missing:#?}");
+}
+
+#[test]
 fn metrics_are_there_before_the_first_request() {
     if is_direct() {
         return;
     }
-    let proxy = Proxy::patient(&Server::start(Kind::Redis70), |_| {});
-    let answer = http::get(&proxy.http(), "/metrics");
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    for metric in ["outrigger_ready 1", r#"outrigger_read_results_total{result="hit"} 0"#] {
-        assert!(answer.body.lines().any(|line| line == metric), "{metric} is missing: {}", answer.body);
-    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::patient(&server, |_| {});
+    // It is ready a moment after it listens.
+    wait_until("it says that it is ready", PATIENCE, || {
+        let answer = http::get(&proxy.http(), "/metrics");
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        assert!(answer.body.contains("outrigger_read_results_total{result=\"hit\"} 0\n"), "{}", answer.body);
+        answer.body.contains("outrigger_ready 1\n")
+    });
 }
 
 #[test]

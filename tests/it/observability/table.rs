@@ -3,6 +3,7 @@
 use super::{Exported, Watched, alerts, dashboard, read};
 use crate::support::{PATIENCE, is_direct, wait_until};
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 const TABLE: &str = "METRICS.md";
 
@@ -18,7 +19,7 @@ fn every_metric_is_in_the_table_and_the_other_way_round() {
     // What is counted after an answer was sent is there a moment later.
     let unseen = |exported: &Exported| rows.keys().find(|name| !exported.families.contains_key(*name)).cloned();
     let mut missing = None;
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     wait_until("every metric of the table is exported", PATIENCE * 2, || {
         missing = unseen(&watched.exported());
         missing.is_none() || start.elapsed() > PATIENCE
