@@ -178,7 +178,12 @@ async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
         return Err(Error::Component(problem));
     }
     lifecycle.enter(Phase::Serving);
-    let reload = Reload::new(config.secrets().cloned().collect(), log, config.log_file.clone());
+    let reload = Reload::new(
+        config.secrets().cloned().collect(),
+        Arc::clone(process.upstream.metrics()),
+        log,
+        config.log_file.clone(),
+    );
     let watched = Arc::clone(&process);
     tokio::spawn(async move { reload.watch(&watched.reload, || watched.upstream.password_changed()).await });
     let asked_by = asked_to_stop(&mut signals, lifecycle, &process.reload).await;

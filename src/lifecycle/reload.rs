@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -12,6 +13,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::observe::log::Log;
+use crate::observe::metrics::Metrics;
 use crate::secret::Secret;
 
 /// The files are read this often.
@@ -20,6 +22,7 @@ pub const EVERY: Duration = Duration::from_secs(10);
 /// What may be read again.
 pub struct Reload {
     secrets: Vec<Secret>,
+    metrics: Arc<Metrics>,
     /// The log, and the file that says what to log.
     log: Log,
     log_file: Option<PathBuf>,
@@ -30,8 +33,8 @@ pub struct Reload {
 impl Reload {
     /// These secrets, and this log if a file says what to log.
     #[must_use]
-    pub fn new(secrets: Vec<Secret>, log: Log, log_file: Option<PathBuf>) -> Self {
-        Self { secrets, log, log_file, complaints: Vec::new() }
+    pub fn new(secrets: Vec<Secret>, metrics: Arc<Metrics>, log: Log, log_file: Option<PathBuf>) -> Self {
+        Self { secrets, metrics, log, log_file, complaints: Vec::new() }
     }
 
     /// Reads everything every [`EVERY`], and when `asked`; calls `changed` when a secret is another one. Ends only if it
@@ -58,13 +61,23 @@ impl Reload {
         }
         let (mut changed, mut complaints) = (false, Vec::new());
         for secret in &self.secrets {
+            // The flag alone, of `--flag (VARIABLE)`.
+            let flag =
+                secret.setting().unwrap_or_default().trim_start_matches('-').split(' ').next().unwrap_or_default();
+            let count = |result| self.metrics.secret_reloads.with_label_values(&[flag, result]).inc();
             match secret.read() {
                 Ok(true) => {
                     changed = true;
+                    count("ok");
                     tracing::info!(secret = secret.setting(), "another secret was read: it is used from now on");
                 }
                 Ok(false) => {}
-                Err(problem) => complaints.push(problem),
+                Err(problem) => {
+                    if !self.complaints.contains(&problem) {
+                        count("failed");
+                    }
+                    complaints.push(problem);
+                }
             }
         }
         if let Some(file) = &self.log_file {

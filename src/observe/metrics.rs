@@ -40,7 +40,7 @@ pub struct Metrics {
     registry: Registry,
     /// Clients that were accepted.
     pub accepted: IntCounter,
-    /// Clients that were turned away, by reason: `max_clients`, `draining`.
+    /// Clients that were turned away, by reason: `max_clients`.
     pub rejected: IntCounterVec,
     /// Clients that are gone, by reason: see `client/session.rs`.
     pub departed: IntCounterVec,
@@ -97,7 +97,7 @@ impl Metrics {
             rejected: new.counters(
                 "downstream_connections_rejected_total",
                 "Clients that were turned away.",
-                &[("reason", &["max_clients", "draining"])],
+                &[("reason", &["max_clients"])],
             )?,
             departed: new.counters(
                 "downstream_disconnects_total",
@@ -142,7 +142,7 @@ impl Metrics {
                 "What counted against Redis.",
                 &[("reason", &["connect", "timeout", "disconnect", "unavailable_reply", "health_check"])],
             )?,
-            secret_reloads: new.counters("secret_reloads_total", "Secrets that were read again.", &[("secret", &[]), ("result", &[])])?,
+            secret_reloads: new.counters("secret_reloads_total", "Secrets that were read again.", &[("secret", &["upstream-password-file", "password-file"]), ("result", &["ok", "failed"])])?,
             log_lines: new.counters("log_messages_total", "Lines of the log.", &[("level", &["error", "warn", "info"])])?,
             registry,
         })
@@ -235,6 +235,8 @@ impl Metrics {
         let mut families = self.registry.gather();
         families.extend(self.of_requests());
         families.extend(more);
+        // A family of which nothing was counted yet cannot be written.
+        families.retain(|family| !family.get_metric().is_empty());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;

@@ -30,6 +30,7 @@ mod leases;
 mod libraries;
 mod lifecycle;
 mod metrics;
+mod observability;
 mod order;
 mod outage;
 mod program;
