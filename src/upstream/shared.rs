@@ -250,7 +250,9 @@ impl Shared {
 
     /// Notes that a worker is at work.
     pub(super) fn beat(&self, worker: usize) {
-        self.beats.get(worker).into_iter().for_each(|beats| drop(beats.fetch_add(1, Ordering::Relaxed)));
+        if let Some(beats) = self.beats.get(worker) {
+            beats.fetch_add(1, Ordering::Relaxed);
+        }
     }
 
     /// How often each worker has been at work: ten times a second, from its start on.
