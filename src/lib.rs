@@ -224,6 +224,7 @@
 //! waits for another connection. *Fence*: a CLIENT KILL ahead of the next request. *Degraded*: answered as an empty Redis
 //! would, or by an error. *Feed*: the subscription connection of a worker. *Topic*: a channel, a pattern or a shard channel.
 //! *Hearer*: who gets a topic's messages. *Verdict*: what became of a request about topics.
+//! *Drill*: an outage on purpose, of one process. *Obstacle*: why Redis is known not to answer.
 
 pub mod admin;
 pub mod app;

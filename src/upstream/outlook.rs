@@ -1,13 +1,13 @@
 //! What the upstream side shows of itself, and what the operator may do to it from outside.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Shared;
 use super::breaker::State;
-use super::quota::Cause;
 
 /// The upstream side at one moment, as JSON has it. Times are in seconds.
 #[derive(Debug, Serialize)]
@@ -75,17 +75,9 @@ pub(crate) struct LeasesOutlook {
     /// Most there may be.
     pub(crate) size: usize,
     pub(crate) used: usize,
-    #[serde(serialize_with = "by_name")]
-    pub(crate) by_cause: Vec<CauseOutlook>,
+    pub(crate) by_cause: BTreeMap<&'static str, usize>,
     /// Clients that wait for one.
     pub(crate) waiting: usize,
-}
-
-/// The leases held for one cause.
-#[derive(Debug)]
-pub(crate) struct CauseOutlook {
-    pub(crate) cause: &'static str,
-    pub(crate) used: usize,
 }
 
 /// Something that went wrong.
@@ -141,7 +133,6 @@ impl Shared {
 
     fn pool_outlook(&self) -> PoolOutlook {
         let (held, waiting) = self.quota.held();
-        let by_cause = |(cause, used): (Cause, usize)| CauseOutlook { cause: cause.name(), used };
         PoolOutlook {
             size: self.permits.total(),
             used: self.permits.used(),
@@ -150,7 +141,7 @@ impl Shared {
             leases: LeasesOutlook {
                 size: self.quota.total(),
                 used: held.iter().map(|(_, used)| used).sum(),
-                by_cause: held.into_iter().map(by_cause).collect(),
+                by_cause: held.into_iter().map(|(cause, used)| (cause.name(), used)).collect(),
                 waiting,
             },
         }
@@ -179,10 +170,6 @@ impl Shared {
         self.tell(|breaker| breaker.release(Instant::now()));
         isolated
     }
-}
-
-fn by_name<S: Serializer>(causes: &[CauseOutlook], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_map(causes.iter().map(|held| (held.cause, held.used)))
 }
 
 fn seconds(time: Duration) -> f64 {
