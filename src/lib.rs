@@ -239,6 +239,7 @@
 //! would, or by an error. *Feed*: the subscription connection of a worker. *Topic*: a channel, a pattern or a shard channel.
 //! *Last call*: from then on nothing more is read.
 //! *Hearer*: who gets a topic's messages. *Verdict*: what became of a request about topics.
+//! *Drill*: an outage on purpose, of one process. *Obstacle*: why Redis is known not to answer.
 
 pub mod admin;
 pub mod app;

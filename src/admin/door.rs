@@ -78,6 +78,8 @@ async fn serve(stream: TcpStream, peer: IpAddr, site: Arc<Site>, place: Place) {
         .header_read_timeout(HEAD_WITHIN)
         .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_HEAD)
+        // Who has said all it has to say is answered all the same.
+        .half_close(true)
         .serve_connection(TokioIo::new(stream), answer);
     let mut connection = pin!(connection);
     loop {

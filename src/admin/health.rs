@@ -20,11 +20,14 @@ pub(super) struct Health {
     reason: Option<String>,
 }
 
+/// A question that others may share: when it was answered and how, once it is.
+type Asked = watch::Receiver<Option<(Instant, Health)>>;
+
 /// Asks Redis, and remembers the answer for a moment.
 pub(super) struct Pulse {
     upstream: Arc<Shared>,
-    /// The latest question; when it was answered, and how.
-    latest: Mutex<Option<watch::Receiver<Option<(Instant, Health)>>>>,
+    /// The latest question.
+    latest: Mutex<Option<Asked>>,
 }
 
 impl Health {
@@ -72,9 +75,9 @@ impl Pulse {
 
     /// The question that is under way or was just answered, or a new one. It is asked by a task of its own, so that whoever
     /// hangs up does not take it from the others.
-    fn ask(&self, now: Instant) -> watch::Receiver<Option<(Instant, Health)>> {
+    fn ask(&self, now: Instant) -> Asked {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        let holds = |asked: &&watch::Receiver<Option<(Instant, Health)>>| {
+        let holds = |asked: &&Asked| {
             asked.borrow().as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) < SHARED_FOR)
         };
         if let Some(asked) = latest.as_ref().filter(holds) {

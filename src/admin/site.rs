@@ -35,6 +35,9 @@ const BODY_WITHIN: Duration = Duration::from_secs(5);
 /// A wrong token is refused after so long: guessing is slow, and nobody else waits for it.
 const REFUSE_AFTER: Duration = Duration::from_millis(100);
 
+/// Who asks for the end is answered before it comes.
+const STOP_AFTER: Duration = Duration::from_millis(100);
+
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -268,7 +271,11 @@ impl Site {
 
     fn quit(&self) -> Answer {
         tracing::info!("asked to stop over HTTP");
-        self.sources.lifecycle.ask_to_stop();
+        let lifecycle = Arc::clone(&self.sources.lifecycle);
+        tokio::spawn(async move {
+            sleep(STOP_AFTER).await;
+            lifecycle.ask_to_stop();
+        });
         text(StatusCode::OK, "stopping")
     }
 }

@@ -111,7 +111,7 @@ fn alone_a_thousand_probes_a_second_cost_a_ping_a_second() {
     assert!(asked as f64 / took.as_secs_f64() >= 1000.0, "only {asked} in {took:?}");
     // One a second, and one that was due when it began.
     assert!(cost as f64 <= took.as_secs_f64() + 1.0, "{cost} PINGs in {took:?}");
-    assert!(cost >= 4, "{cost} PINGs in {took:?}: somebody has to ask");
+    assert!(cost >= 3, "{cost} PINGs in {took:?}: somebody has to ask");
 }
 
 /// How many PINGs the server has had.

@@ -57,6 +57,28 @@ fn a_crowd_that_holds_connections_open_keeps_nobody_out() {
 }
 
 #[test]
+fn a_crowd_that_guesses_tokens_keeps_nobody_out() {
+    let setting = Setting::new(|_| {});
+    let (over, flag) = Over::flag();
+    thread::scope(|scope| {
+        for number in 0..CROWD {
+            let (flag, address) = (&flag, &setting.http);
+            scope.spawn(move || {
+                let guess = format!("Authorization: Bearer {number}");
+                while !flag.load(Ordering::Relaxed) {
+                    assert_eq!(http::request(address, "GET", "/health/detailed", &[&guess]).status, 401);
+                }
+            });
+        }
+        let _over = over;
+        wait_until("all are at it", PATIENCE, || setting.metric("outrigger_http_refused_tokens_total") > 400);
+        for path in ["/livez", "/readyz", "/health", "/metrics"] {
+            assert_eq!(setting.status(path), 200, "{path}");
+        }
+    });
+}
+
+#[test]
 fn alone_who_sends_slowly_is_cut_off() {
     let _alone = crate::support::alone();
     let setting = Setting::new(|_| {});
