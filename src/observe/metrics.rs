@@ -101,9 +101,7 @@ impl Metrics {
             )?,
             departed: new.counters(
                 "downstream_disconnects_total",
-                "Clients that are gone. client: it left; protocol: it sent what is no request; output_limit: it did not \
-                 take its replies; upstream_lost: what it had on its own connection was lost, or half a reply; drain: the \
-                 proxy stops; killed: CLIENT KILL.",
+                DEPARTURES,
                 &[("reason", &["client", "protocol", "output_limit", "upstream_lost", "drain", "killed"])],
             )?,
             retries: new.counters(
@@ -122,8 +120,7 @@ impl Metrics {
             connect_time: new.durations("upstream_connect_duration_seconds", "How long dials took, handshake included.", "result", &["ok", "failed"])?,
             disconnects: new.counters(
                 "upstream_disconnects_total",
-                "Upstream connections that are gone, by reason. protocol: the server said something that nobody asked for; \
-                 idle: nobody needed it; lease: its client was done with it, or gone; readonly: the server became a replica.",
+                DISCONNECTS,
                 &[("reason", &DISCONNECT_REASONS)],
             )?,
             leases: new.counters("leases_total", "Connections given to one client for a while, by cause.", &[("cause", &LEASE_CAUSES)])?,
@@ -234,6 +231,8 @@ impl Metrics {
     pub fn text(&self, more: Vec<MetricFamily>) -> prometheus::Result<String> {
         let mut families = self.registry.gather();
         families.extend(self.of_requests());
+        families.extend(self.of_traffic());
+        families.extend(self.of_time());
         families.extend(more);
         // A family of which nothing was counted yet cannot be written.
         families.retain(|family| !family.get_metric().is_empty());
@@ -243,10 +242,8 @@ impl Metrics {
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 
-    /// What the workers have counted.
+    /// What became of requests, as the workers have counted it.
     fn of_requests(&self) -> Vec<MetricFamily> {
-        let each = |of: fn(&Cells) -> &Durations| self.sample(|cells| Some(of(cells)));
-        let sum = |of: fn(&Cells) -> u64| self.sum(of);
         let mut commands = Vec::new();
         for (name, counts) in self.commands() {
             for (outcome, count) in Outcome::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0) {
@@ -257,89 +254,108 @@ impl Metrics {
         let given = Given::NAMES.into_iter().enumerate().map(|(at, name)| {
             (vec![("kind", name)], self.sum(|cells| cells.given().get(at).copied().unwrap_or_default()))
         });
-        let directions =
-            |received, sent| vec![(vec![("direction", "rx")], received), (vec![("direction", "tx")], sent)];
-        let classes =
-            Class::ALL.map(|class| (vec![("class", class.name())], self.sample(|cells| cells.durations(class))));
+        let codes = ERROR_CODES
+            .into_iter()
+            .enumerate()
+            .map(|(at, code)| (vec![("code", code)], self.sum(|cells| cells.errors.get(at).map_or(0, Cell::get))));
+        let total = |of: fn(&Cells) -> &Cell| [(vec![], self.sum(|cells| of(cells).get()))];
         vec![
             counters("commands_total", "Requests by command and what became of them.", commands),
             counters("read_results_total", "What GET, HGET, MGET and the like found: the hit rate.", found),
             counters("degraded_replies_total", "Answers given without Redis.", given),
-            counters(
-                "downstream_bytes_total",
-                "Bytes from clients (rx) and to them (tx).",
-                directions(sum(|cells| cells.received.get()), sum(|cells| cells.sent.get())),
-            ),
-            counters(
-                "upstream_bytes_total",
-                "Bytes from Redis (rx) and to it (tx).",
-                directions(sum(|cells| cells.upstream_received.get()), sum(|cells| cells.upstream_sent.get())),
-            ),
+            counters("upstream_error_replies_total", "Error replies of Redis to clients' requests, by code.", codes),
             counters(
                 "circuit_breaker_rejected_total",
                 "Requests that the open breaker did not let through.",
-                [(vec![], sum(|cells| cells.rejected.get()))],
+                total(|cells| &cells.rejected),
             ),
             counters(
                 "tombstones_total",
                 "Replies that came when nobody waited for them any more.",
-                [(vec![], sum(|cells| cells.tombstones.get()))],
+                total(|cells| &cells.tombstones),
+            ),
+            counters("slow_requests_total", "Requests over --slowlog-threshold.", [(vec![], self.slow.count())]),
+        ]
+    }
+
+    /// What went over connections.
+    fn of_traffic(&self) -> Vec<MetricFamily> {
+        let sum = |of: fn(&Cells) -> &Cell| self.sum(|cells| of(cells).get());
+        let directions =
+            |received, sent| [(vec![("direction", "rx")], sum(received)), (vec![("direction", "tx")], sum(sent))];
+        vec![
+            counters(
+                "downstream_bytes_total",
+                "Bytes from clients (rx) and to them (tx).",
+                directions(|cells| &cells.received, |cells| &cells.sent),
+            ),
+            counters(
+                "upstream_bytes_total",
+                "Bytes from Redis (rx) and to it (tx).",
+                directions(|cells| &cells.upstream_received, |cells| &cells.upstream_sent),
             ),
             counters(
                 "health_checks_total",
                 "PINGs of the proxy's own, which notice a dead connection where nobody uses it.",
                 [
-                    (vec![("result", "ok")], sum(|cells| cells.pings.get())),
+                    (vec![("result", "ok")], sum(|cells| &cells.pings)),
                     (vec![("result", "timeout")], self.silent_checks.get()),
                 ],
-            ),
-            counters("slow_requests_total", "Requests over --slowlog-threshold.", [(vec![], self.slow.count())]),
-            histogram("command_duration_seconds", "From a request's arrival until its reply is at hand.", classes),
-            histogram(
-                "request_queue_duration_seconds",
-                "From a request's arrival until it is written to Redis.",
-                [(vec![], each(|cells| &cells.queue))],
-            ),
-            histogram(
-                "upstream_request_duration_seconds",
-                "From there until its reply has come, on shared connections.",
-                [(vec![], each(|cells| &cells.upstream))],
-            ),
-            histogram(
-                "head_of_line_wait_seconds",
-                "The part of that in which replies to requests before it were still due.",
-                [(vec![], each(|cells| &cells.head_of_line))],
-            ),
-            histogram(
-                "flush_wait_seconds",
-                "How long replies waited for clients that did not take them; only where they had to.",
-                [(vec![], each(|cells| &cells.flush))],
-            ),
-            histogram(
-                "pool_wait_duration_seconds",
-                "How long clients waited for a connection of their own.",
-                [(vec![], each(|cells| &cells.lease_wait))],
-            ),
-            counters(
-                "upstream_error_replies_total",
-                "Error replies of Redis to clients' requests, by code.",
-                ERROR_CODES.into_iter().enumerate().map(|(at, code)| (vec![("code", code)], sum_at(self, at))),
             ),
             gauges(
                 "commands_in_flight",
                 "Requests whose replies are due, as of the last tenth of a second.",
-                [(vec![], as_float(sum(|cells| cells.in_flight.get())))],
+                [(vec![], as_float(sum(|cells| &cells.in_flight)))],
             ),
+        ]
+    }
+
+    /// How long it took.
+    fn of_time(&self) -> Vec<MetricFamily> {
+        let classes =
+            Class::ALL.map(|class| (vec![("class", class.name())], self.sample(|cells| cells.durations(class))));
+        let one = |name, help, of: fn(&Cells) -> &Durations| {
+            histogram(name, help, [(vec![], self.sample(|cells| Some(of(cells))))])
+        };
+        vec![
+            histogram("command_duration_seconds", "From a request's arrival until its reply is at hand.", classes),
+            one("request_queue_duration_seconds", "From a request's arrival until it is written to Redis.", |cells| {
+                &cells.queue
+            }),
+            one(
+                "upstream_request_duration_seconds",
+                "From there until its reply has come, on shared connections.",
+                |cells| &cells.upstream,
+            ),
+            one(
+                "head_of_line_wait_seconds",
+                "The part of that in which replies to requests before it were still due.",
+                |cells| &cells.head_of_line,
+            ),
+            one(
+                "flush_wait_seconds",
+                "How long replies waited for clients that did not take them; only where they had to.",
+                |cells| &cells.flush,
+            ),
+            one("pool_wait_duration_seconds", "How long clients waited for a connection of their own.", |cells| {
+                &cells.lease_wait
+            }),
         ]
     }
 }
 
-fn sum_at(metrics: &Metrics, at: usize) -> u64 {
-    metrics.sum(|cells| cells.errors.get(at).map_or(0, Cell::get))
-}
-
 /// Results of dials.
 pub const CONNECT_RESULTS: [&str; 9] = ["ok", "refused", "timeout", "dns", "auth", "eof", "reset", "protocol", "other"];
+
+/// What the reasons mean for which clients are gone.
+const DEPARTURES: &str = "Clients that are gone. client: it left; protocol: it sent what is no request; output_limit: it \
+                          did not take its replies; upstream_lost: what it had on its own connection was lost, or half a \
+                          reply; drain: the proxy stops; killed: CLIENT KILL.";
+
+/// What those mean for which upstream connections are gone.
+const DISCONNECTS: &str = "Upstream connections that are gone. protocol: the server said something that nobody asked for; \
+                           idle: nobody needed it; lease: its client was done with it, or gone; readonly: the server \
+                           became a replica.";
 
 /// Why upstream connections end.
 pub const DISCONNECT_REASONS: [&str; 8] = ["eof", "reset", "timeout", "protocol", "readonly", "idle", "lease", "other"];

@@ -74,7 +74,8 @@ fn each_request_is_counted_once_with_what_became_of_it() {
     for (command, expected) in expected {
         let mut found: Vec<_> = outcomes(&text, command).split(' ').map(str::to_owned).collect();
         let mut wanted: Vec<_> = expected.split(' ').map(str::to_owned).collect();
-        (found.sort(), wanted.sort());
+        found.sort();
+        wanted.sort();
         assert_eq!(found, wanted, "{command} in {text}");
     }
     let known = ["hit", "miss", "degraded"]
