@@ -65,7 +65,7 @@ fn each_request_is_counted_once_with_what_became_of_it() {
         ("ping", "local=1"),
         ("client", "local=1"),
         ("hello", "local=1"),
-        ("multi", "local=1 ok=1"),
+        ("multi", "local=2"),
         ("incr", "local=1"),
         ("exec", "ok=2"),
         ("watch", "ok=1"),
