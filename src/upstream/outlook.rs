@@ -92,6 +92,8 @@ pub(crate) struct CauseOutlook {
 #[derive(Debug, Serialize)]
 pub(crate) struct ProblemOutlook {
     pub(crate) error: String,
+    /// What it was, as the metrics have it: `refused`, `timeout`, `dns` and so on.
+    pub(crate) kind: &'static str,
     pub(crate) seconds_ago: f64,
 }
 
@@ -118,6 +120,7 @@ impl Shared {
             pool: self.pool_outlook(),
             last_problem: self.problem().map(|problem| ProblemOutlook {
                 error: problem.text,
+                kind: problem.kind,
                 seconds_ago: seconds(now.saturating_duration_since(problem.at)),
             }),
         }

@@ -31,6 +31,7 @@ mod lifecycle;
 mod metrics;
 mod order;
 mod outage;
+mod page;
 mod program;
 mod protocol;
 mod pubsub;
