@@ -53,7 +53,7 @@ pub struct Point {
 /// The points.
 #[derive(Debug, Default)]
 pub struct History {
-    before: Option<Totals>,
+    before: Totals,
     points: VecDeque<Point>,
 }
 
@@ -81,9 +81,12 @@ impl Totals {
 }
 
 impl History {
-    /// At this time so much had been counted; `took` is how long ago that was said last. The first time nothing comes of it.
+    /// At this time so much had been counted; `took` is how long ago that was said last, or that the process began.
     pub fn add(&mut self, at: SystemTime, took: Duration, totals: Totals) {
-        let Some(before) = self.before.replace(totals.clone()).filter(|_| !took.is_zero()) else { return };
+        let before = std::mem::replace(&mut self.before, totals.clone());
+        if took.is_zero() {
+            return;
+        }
         let rate = |of: fn(&Totals) -> u64| as_float(of(&totals).saturating_sub(of(&before))) / took.as_secs_f64();
         let durations = totals.durations.since(&before.durations);
         let quantile = |share| durations.quantile(share).map(|micros| rounded(micros / 1e3));
@@ -135,12 +138,12 @@ mod tests {
         let first =
             Totals { requests: 1_000, hits: 900, misses: 100, durations: lasting(40, 1_000), ..Totals::default() };
         history.add(at(1), STEP, first);
-        assert_eq!(history.points().count(), 0, "one count says nothing of a rate");
+        assert_eq!(history.points().map(|point| point.requests).collect::<Vec<_>>(), [200.0], "since the beginning");
         let mut durations = lasting(40, 1_000);
         durations.add(&lasting(900_000, 100));
         let second = Totals { requests: 1_100, errors: 10, degraded: 50, hits: 925, misses: 175, durations };
         history.add(at(2), STEP, second.clone());
-        let point = *history.points().next().expect("there is one");
+        let point = *history.points().last().expect("there is one");
         assert_eq!((point.at, point.requests, point.errors, point.degraded), (at(2), 20.0, 2.0, 10.0));
         assert_eq!(point.hit_rate, Some(0.25), "those before do not count any more");
         let (p50, p99) = (point.p50.expect("some"), point.p99.expect("some"));
@@ -155,7 +158,7 @@ mod tests {
         let mut history = History::default();
         history.add(at(0), STEP, Totals::default());
         history.add(at(4), STEP * 4, Totals { requests: 200, ..Totals::default() });
-        assert_eq!(history.points().map(|point| point.requests).collect::<Vec<_>>(), [10.0]);
+        assert_eq!(history.points().map(|point| point.requests).collect::<Vec<_>>(), [0.0, 10.0]);
     }
 
     #[test]
