@@ -162,11 +162,7 @@ impl Server {
             tokio::net::TcpListener::from_std(self.listener)?
         };
         let site = Site::new(self.config, self.token, self.tally, sources);
-        let serve = async move {
-            tokio::spawn(Arc::clone(&site).look_around());
-            door::run(listener, site).await;
-        };
-        thread::Builder::new().name("http".to_owned()).spawn(move || runtime.block_on(serve))?;
+        thread::Builder::new().name("http".to_owned()).spawn(move || runtime.block_on(door::run(listener, site)))?;
         tracing::info!(%address, "http listening");
         Ok(())
     }

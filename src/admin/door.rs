@@ -39,6 +39,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Accepts for as long as the process lives.
 pub(super) async fn run(listener: TcpListener, site: Arc<Site>) {
+    tokio::spawn(Arc::clone(&site).watch());
     let places = Arc::new(Places::default());
     let mut failing = false;
     loop {

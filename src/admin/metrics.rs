@@ -62,7 +62,7 @@ fn of_upstream(sources: &Sources) -> Vec<MetricFamily> {
     });
     let state = upstream.state();
     let states = State::ALL.map(|each| (vec![("state", each.label())], truth(each == state)));
-    let causes: Vec<_> = outlook.pool.leases.by_cause.iter().map(|held| (held.cause, count(held.used))).collect();
+    let causes = outlook.pool.leases.by_cause.iter().map(|(cause, held)| (vec![("cause", *cause)], count(*held)));
     let heard = upstream.heard_ago().map_or(0.0, |ago| unix(SystemTime::now() - ago));
     vec![
         one(
@@ -74,11 +74,7 @@ fn of_upstream(sources: &Sources) -> Vec<MetricFamily> {
         one("upstream_connections_max", "What there may be (--pool-size).", count(outlook.pool.size)),
         one("upstream_last_heard_timestamp_seconds", "When a byte last came from Redis; 0 before the first.", heard),
         one("pool_waiters", "Clients that wait for a connection of their own.", count(outlook.pool.leases.waiting)),
-        gauges(
-            "leases",
-            "Connections that one client has for itself, by cause.",
-            causes.iter().map(|(cause, held)| (vec![("cause", *cause)], *held)),
-        ),
+        gauges("leases", "Connections that one client has for itself, by cause.", causes),
         one(
             "reconnect_backoff_seconds",
             "Until the next dial that looks whether Redis is back; 0 while none is due.",

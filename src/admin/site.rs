@@ -167,8 +167,8 @@ impl Site {
         })
     }
 
-    /// Notes how the process is, and how much it does. Never ends.
-    pub(super) async fn look_around(self: Arc<Self>) {
+    /// Notes how the process is, and how much it does, for as long as it lives.
+    pub(super) async fn watch(self: Arc<Self>) {
         let mut sampled = Instant::now();
         loop {
             self.standing.since(Condition::of(&self.sources));

@@ -646,7 +646,7 @@ impl Session {
     }
 
     /// Counts the request at hand, which Redis has not answered.
-    fn gave(&mut self, given: Given, env: &mut Env) {
+    fn gave(&mut self, given: Given, env: &Env) {
         if !env.cells.is_off() {
             env.metrics.degraded_clients.count(&self.state.name);
         }

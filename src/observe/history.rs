@@ -3,6 +3,7 @@
 //! Pure: whoever keeps it says what time it is, and what was counted until then.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::time::{Duration, SystemTime};
 
 use super::cells::{Class, Found, Outcome, Sample};
@@ -83,18 +84,19 @@ impl Totals {
 impl History {
     /// At this time so much had been counted; `took` is how long ago that was said last, or that the process began.
     pub fn add(&mut self, at: SystemTime, took: Duration, totals: Totals) {
-        let before = std::mem::replace(&mut self.before, totals.clone());
+        let Self { before: now, points } = self;
+        let before = mem::replace(now, totals);
         if took.is_zero() {
             return;
         }
-        let rate = |of: fn(&Totals) -> u64| as_float(of(&totals).saturating_sub(of(&before))) / took.as_secs_f64();
-        let durations = totals.durations.since(&before.durations);
+        let rate = |of: fn(&Totals) -> u64| as_float(of(now).saturating_sub(of(&before))) / took.as_secs_f64();
+        let durations = now.durations.since(&before.durations);
         let quantile = |share| durations.quantile(share).map(|micros| rounded(micros / 1e3));
         let [hits, misses] = [rate(|totals| totals.hits), rate(|totals| totals.misses)];
-        if self.points.len() == KEPT {
-            self.points.pop_front();
+        if points.len() == KEPT {
+            points.pop_front();
         }
-        self.points.push_back(Point {
+        points.push_back(Point {
             at,
             requests: rounded(rate(|totals| totals.requests)),
             errors: rounded(rate(|totals| totals.errors)),

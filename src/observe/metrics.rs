@@ -241,6 +241,8 @@ impl Metrics {
         let mut families = self.registry.gather();
         families.extend(self.of_requests());
         families.extend(more);
+        // A family of which nothing was counted yet cannot be written.
+        families.retain(|family| !family.get_metric().is_empty());
         families.sort_by(|a, b| a.name().cmp(b.name()));
         let mut text = Vec::new();
         TextEncoder::new().encode(&families, &mut text)?;

@@ -35,8 +35,8 @@ impl Names {
     #[must_use]
     pub fn counts(&self) -> Vec<(String, u64)> {
         let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = |(name, count): (&Box<[u8]>, &u64)| (String::from_utf8_lossy(name).into_owned(), *count);
-        let mut counts: Vec<_> = counts.iter().map(text).collect();
+        let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
+        let mut counts: Vec<_> = counts.iter().map(|(name, count)| (text(name), *count)).collect();
         counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         counts
     }

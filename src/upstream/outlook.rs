@@ -1,5 +1,6 @@
 //! What the upstream side shows of itself, and what the operator may do to it from outside.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,7 +9,6 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::breaker::State;
-use super::quota::Cause;
 
 /// The upstream side at one moment, as JSON has it. Times are in seconds.
 #[derive(Debug, Serialize)]
@@ -76,16 +76,9 @@ pub(crate) struct LeasesOutlook {
     /// Most there may be.
     pub(crate) size: usize,
     pub(crate) used: usize,
-    pub(crate) by_cause: Vec<CauseOutlook>,
+    pub(crate) by_cause: BTreeMap<&'static str, usize>,
     /// Clients that wait for one.
     pub(crate) waiting: usize,
-}
-
-/// The leases held for one cause.
-#[derive(Debug, Serialize)]
-pub(crate) struct CauseOutlook {
-    pub(crate) cause: &'static str,
-    pub(crate) used: usize,
 }
 
 /// Something that went wrong.
@@ -144,7 +137,6 @@ impl Shared {
 
     fn pool_outlook(&self) -> PoolOutlook {
         let (held, waiting) = self.quota.held();
-        let by_cause = |(cause, used): (Cause, usize)| CauseOutlook { cause: cause.name(), used };
         PoolOutlook {
             size: self.permits.total(),
             used: self.permits.used(),
@@ -153,7 +145,7 @@ impl Shared {
             leases: LeasesOutlook {
                 size: self.quota.total(),
                 used: held.iter().map(|(_, used)| used).sum(),
-                by_cause: held.into_iter().map(by_cause).collect(),
+                by_cause: held.into_iter().map(|(cause, used)| (cause.name(), used)).collect(),
                 waiting,
             },
         }
