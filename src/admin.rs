@@ -7,11 +7,13 @@
 //! - [`door`]: connections and their limits. [`site`]: which path is answered by what, and who may ask.
 //! - [`token`]: the operator's token. [`tally`]: what was asked, counted.
 //! - [`health`]: whether Redis answers. [`probes`]: whether the process does. [`report`]: all that is known, as JSON.
-//! - [`page`]: the same for people. [`drill`]: an outage on purpose.
+//! - [`page`]: the same for people, from [`status`]. [`condition`]: how it is in one word, and why.
+//! - [`drill`]: an outage on purpose.
 //! - [`metrics`]: what was counted, and what there is now.
 //! - [`caller`]: the other end of the line: `outrigger wait` and `outrigger healthcheck`.
 
 pub mod caller;
+mod condition;
 mod door;
 mod drill;
 mod health;
@@ -20,6 +22,7 @@ mod page;
 mod probes;
 mod report;
 mod site;
+mod status;
 mod tally;
 mod token;
 
@@ -37,6 +40,7 @@ use tokio::runtime::Builder;
 use crate::buffer::Memory;
 use crate::client::Census;
 use crate::lifecycle::Lifecycle;
+use crate::observe::log::Lines;
 use crate::upstream::Shared;
 use site::Site;
 pub use tally::Tally;
@@ -70,6 +74,8 @@ pub struct Sources {
     pub(crate) memory: Arc<Memory>,
     /// How far the process is.
     pub(crate) lifecycle: Arc<Lifecycle>,
+    /// What the log has written.
+    pub(crate) lines: Arc<Lines>,
     /// The flags in force, without credentials.
     pub(crate) settings: BTreeMap<String, String>,
 }

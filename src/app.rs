@@ -25,7 +25,7 @@ use crate::lifecycle::graph::{Component, Graph};
 use crate::lifecycle::reload::Reload;
 use crate::lifecycle::signals::{Signals, Told};
 use crate::lifecycle::{Lifecycle, Phase, Stage};
-use crate::observe::log::Log;
+use crate::observe::log::{Lines, Log};
 use crate::observe::metrics::Metrics;
 use crate::upstream::Shared;
 use crate::worker::{self, Setup};
@@ -129,6 +129,8 @@ impl From<io::Error> for Error {
 struct Process {
     config: Config,
     lifecycle: Arc<Lifecycle>,
+    /// What the log has written.
+    lines: Arc<Lines>,
     /// What all buffers take.
     memory: Arc<Memory>,
     upstream: Arc<Shared>,
@@ -160,7 +162,7 @@ pub fn run(config: &Config, log: Log) -> Result<u8, Error> {
 async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
     // First of all, so that none of them ends us half-way.
     let mut signals = Signals::listen()?;
-    let process = Arc::new(Process::new(config)?);
+    let process = Arc::new(Process::new(config, &log)?);
     let lifecycle = &process.lifecycle;
     let mut graph = Graph::new(&COMPONENTS, Arc::clone(&process), Arc::clone(lifecycle))
         .map_err(|flaw| Error::Component(flaw.to_string()))?;
@@ -223,12 +225,13 @@ async fn told_again(signals: &mut Signals, reload: &Notify) -> Told {
 }
 
 impl Process {
-    fn new(config: &Config) -> Result<Self, Error> {
+    fn new(config: &Config, log: &Log) -> Result<Self, Error> {
         let metrics = Metrics::new(config.workers, config.slow_from, config.http.is_none());
         let metrics = Arc::new(metrics.map_err(|error| Error::Component(error.to_string()))?);
         Ok(Self {
             config: config.clone(),
             lifecycle: Lifecycle::new(),
+            lines: log.lines(),
             memory: Arc::new(Memory::new(config.memory_limit)),
             upstream: Shared::new(config.upstream.clone(), metrics, random()),
             census: Arc::new(Census::new(first_id())),
@@ -266,6 +269,7 @@ impl Process {
             census: Arc::clone(&self.census),
             memory: Arc::clone(&self.memory),
             lifecycle: Arc::clone(&self.lifecycle),
+            lines: Arc::clone(&self.lines),
             settings: self.config.shown.clone(),
         };
         server.start(sources).map_err(|error| format!("cannot start the HTTP port: {error}"))

@@ -120,10 +120,10 @@
 //! | [`config`] | what was typed, and what is meant |
 //! | [`check`] | `outrigger check` |
 //! | [`explain`] | `outrigger explain` |
-//! | [`observe`] | the log |
+//! | [`observe`] | what is shown: the log, metrics, the slow log, the last minutes |
 //! | [`lifecycle`] | how far the process is: components that start, signals, what is read again, the drain |
 //! | [`secret`] | passwords that are replaced while they are in use |
-//! | [`admin`] | the HTTP port: probes, health, metrics, the drill; `outrigger wait` and `outrigger healthcheck` |
+//! | [`admin`] | the HTTP port: probes, health, metrics, the status page, the drill; `outrigger wait` and `outrigger healthcheck` |
 //! | [`app`] | composition: the table of components, from the first to the last |
 //!
 //! Dependencies point one way: `main → app → worker → client → {command, upstream} → {resp, buffer, transport}`, with
@@ -138,7 +138,7 @@
 //! | main thread | components, signals, the supervisor's loop, files that are read again | when it has drained |
 //! | a task for each listener | its socket | when the drain begins to close clients; who is connected by then is taken in |
 //! | worker threads (`--workers`) | their clients and upstream connections outright, in one state that is borrowed for one poll at a time and never across an await | with the process; the drain's stages reach them over a `watch` |
-//! | HTTP thread | its connections, the question whether Redis answers, the drill; of the rest it reads what is shared | with the process |
+//! | HTTP thread | its connections, the question whether Redis answers, the drill, the history of the last minutes; of the rest it reads what is shared | with the process |
 //! | a task for each client | nothing: it calls `Clients::drive` | when the session is over |
 //! | a task for each upstream connection | nothing: it calls `Upstream::drive` | when the connection is gone |
 //! | a task for each control request | the connection it makes | with an `Event` to its worker |
@@ -148,7 +148,8 @@
 //!
 //! - Nothing on the path of an ordinary request crosses a thread, takes a lock, starts a task, arms a timer, or allocates. Workers meet
 //!   only in the count of permits (at dial and close), the breaker's word (one load a batch), breaker and supervisor (ten
-//!   times a second for each connection, at dial and loss, and for trials), the memory budget (when a buffer is taken or
+//!   times a second for each connection, at dial and loss, and for trials), the names of those who are answered without Redis,
+//!   the memory budget (when a buffer is taken or
 //!   given back), and the listeners' choice of a worker.
 //! - Requests and replies are forwarded as the bytes that arrived, once scanned. What is not canonical is rewritten.
 //!   Nothing is converted between RESP2 and RESP3, but for the first byte of a message: each has its own connections.

@@ -38,6 +38,11 @@ fn now(sources: &Sources) -> Vec<MetricFamily> {
         ),
         one("ready", "1 while clients are served.", truth(phase == Phase::Serving)),
         one("draining", "1 while the process finishes what it has begun.", truth(phase == Phase::Draining)),
+        counters(
+            "log_messages_total",
+            "Lines of the log.",
+            sources.lines.counts().map(|(level, count)| (vec![("level", level)], count)),
+        ),
         one("downstream_connections", "Clients.", count(sources.census.clients.load(Ordering::Relaxed))),
         one("memory_bytes", "Buffers of clients and upstream connections.", count(sources.memory.used())),
         one("memory_limit_bytes", "What these may take (--memory-limit).", count(sources.memory.limit())),
@@ -117,6 +122,7 @@ fn truth(is_so: bool) -> f64 {
     f64::from(u8::from(is_so))
 }
 
-fn unix(time: SystemTime) -> f64 {
+/// As Prometheus and scripts have points of time.
+pub(super) fn unix(time: SystemTime) -> f64 {
     time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }

@@ -7,8 +7,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use super::Sources;
+use super::condition::Condition;
 use super::health::Health;
+use super::metrics::unix;
 use crate::lifecycle::{ComponentReport, ComponentState, Lifecycle, Phase};
+use crate::observe::cells::Outcome;
+use crate::observe::slowlog::Slow;
 use crate::upstream::Outlook;
 
 /// Everything.
@@ -24,6 +28,8 @@ pub(super) struct Detailed<'a> {
     services: Services,
     /// The isolation ends by itself; none if there is none, or it lasts.
     drill_ends_in_seconds: Option<f64>,
+    requests: Vec<CommandCounts>,
+    slow: Vec<SlowRequest>,
     configuration: &'a BTreeMap<String, String>,
 }
 
@@ -55,18 +61,87 @@ struct Component {
     problem: Option<String>,
 }
 
+/// What became of the requests of one command.
+#[derive(Clone, Serialize)]
+pub(super) struct CommandCounts {
+    command: &'static str,
+    #[serde(flatten)]
+    outcomes: BTreeMap<&'static str, u64>,
+}
+
+/// A request that took long. Times are in seconds, sizes in bytes.
+#[derive(Serialize)]
+pub(super) struct SlowRequest {
+    at: f64,
+    command: &'static str,
+    client: String,
+    keys: usize,
+    request_bytes: usize,
+    reply_bytes: usize,
+    took: f64,
+    queue: f64,
+    upstream: f64,
+    flush: f64,
+}
+
+/// What became of requests, by command.
+pub(super) fn commands(sources: &Sources) -> Vec<CommandCounts> {
+    let counts = |(command, counts): (&'static str, [u64; Outcome::ALL.len()])| CommandCounts {
+        command,
+        outcomes: Outcome::ALL.map(Outcome::name).into_iter().zip(counts).collect(),
+    };
+    sources.upstream.metrics().commands().into_iter().map(counts).collect()
+}
+
+/// The slow log, newest first.
+pub(super) fn slow_requests(sources: &Sources) -> Vec<SlowRequest> {
+    sources.upstream.metrics().slow.latest().into_iter().map(SlowRequest::new).collect()
+}
+
+impl CommandCounts {
+    /// All of them.
+    pub(super) fn total(&self) -> u64 {
+        self.outcomes.values().sum()
+    }
+
+    /// Those that Redis has not answered.
+    pub(super) fn without_redis(&self) -> u64 {
+        let of = |outcome: Outcome| self.outcomes.get(outcome.name()).copied().unwrap_or_default();
+        of(Outcome::Degraded) + of(Outcome::Unavailable) + of(Outcome::Indeterminate)
+    }
+}
+
+impl SlowRequest {
+    fn new(slow: Slow) -> Self {
+        Self {
+            at: unix(slow.at),
+            took: slow.took().as_secs_f64(),
+            command: slow.command,
+            client: slow.client,
+            keys: slow.keys,
+            request_bytes: slow.request,
+            reply_bytes: slow.reply,
+            queue: slow.queue.as_secs_f64(),
+            upstream: slow.upstream.as_secs_f64(),
+            flush: slow.flush.as_secs_f64(),
+        }
+    }
+}
+
 impl<'a> Detailed<'a> {
     /// `drill`: seconds until the isolation ends by itself.
     pub(super) fn new(sources: &'a Sources, health: Health, since: Instant, drill: Option<f64>) -> Self {
         Self {
             health,
-            state: super::page::state(sources).word(),
+            state: Condition::of(sources).word(),
             version: env!("CARGO_PKG_VERSION"),
             uptime_seconds: since.elapsed().as_secs(),
             clients: sources.census.clients.load(Ordering::Relaxed),
             redis: sources.upstream.outlook(),
             services: Services::new(&sources.lifecycle),
             drill_ends_in_seconds: drill,
+            requests: commands(sources),
+            slow: slow_requests(sources),
             configuration: &sources.settings,
         }
     }

@@ -4,8 +4,8 @@
 //! something is a POST; a browser that was led astray cannot make one, since it cannot be made to add the token.
 
 use std::net::IpAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes};
@@ -17,13 +17,16 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::condition::{Condition, Standing};
 use super::drill::{self, Drill};
 use super::health::{Health, Pulse};
 use super::probes::{Probes, Word};
 use super::report::{Detailed, Redis, Services};
+use super::status::{Brief, Own, Status};
 use super::tally::Tally;
 use super::token::Token;
 use super::{Config, Sources, page};
+use crate::observe::history::{History, STEP, Totals};
 
 /// Longest body that is looked at, and the longest that is read to its end so that its sender reads the refusal.
 const MAX_BODY: usize = 8 * 1024;
@@ -43,9 +46,14 @@ const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
 
-/// The page loads nothing, runs nothing, and is shown in no other page.
-const PAGE_POLICY: HeaderValue =
-    HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'");
+/// It is looked this often how the process is, so that it can be told since when it is so.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// The page brings all it needs, asks nobody but us, and is shown in no other page.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; \
+     form-action 'none'; frame-ancestors 'none'",
+);
 
 /// Browsers add it to what they send on behalf of a page.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -64,6 +72,7 @@ enum Path {
     Services,
     Metrics,
     Page,
+    Status,
     Isolate,
     Release,
     Quit,
@@ -81,6 +90,7 @@ impl Path {
             "/health/services" => Self::Services,
             "/metrics" => Self::Metrics,
             "/" => Self::Page,
+            "/status.json" => Self::Status,
             "/breaker/isolate" => Self::Isolate,
             "/breaker/release" => Self::Release,
             "/quitquitquit" => Self::Quit,
@@ -100,6 +110,7 @@ impl Path {
             Self::Services => "/health/services",
             Self::Metrics => "/metrics",
             Self::Page => "/",
+            Self::Status => "/status.json",
             Self::Isolate => "/breaker/isolate",
             Self::Release => "/breaker/release",
             Self::Quit => "/quitquitquit",
@@ -137,6 +148,9 @@ pub(super) struct Site {
     probes: Probes,
     drill: Arc<Drill>,
     since: Instant,
+    started: SystemTime,
+    standing: Standing,
+    history: Mutex<History>,
 }
 
 impl Site {
@@ -148,6 +162,9 @@ impl Site {
             probes: Probes::new(&config),
             drill: Drill::new(Arc::clone(&sources.upstream)),
             since: Instant::now(),
+            started: SystemTime::now(),
+            standing: Standing::new(Condition::of(&sources)),
+            history: Mutex::default(),
             config,
             sources,
         })
@@ -155,7 +172,28 @@ impl Site {
 
     /// Looks after what has to be looked after, for as long as the process lives.
     pub(super) async fn watch(self: Arc<Self>) {
-        self.probes.watch(&self.sources.upstream).await;
+        tokio::join!(self.probes.watch(&self.sources.upstream), self.take_notes());
+    }
+
+    /// Notes how the process is, and how much it does.
+    async fn take_notes(&self) {
+        let mut sampled = Instant::now();
+        loop {
+            self.standing.since(Condition::of(&self.sources));
+            let took = sampled.elapsed();
+            if took >= STEP {
+                sampled += took;
+                self.history(|history| {
+                    history.add(SystemTime::now(), took, Totals::of(self.sources.upstream.metrics()));
+                });
+            }
+            sleep(LOOK).await;
+        }
+    }
+
+    fn history<R>(&self, with: impl FnOnce(&mut History) -> R) -> R {
+        // Nothing that runs under the lock can panic half-way, so a poisoned one still guards good data.
+        with(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Answers a request of whoever is at `peer`.
@@ -190,7 +228,9 @@ impl Site {
             Path::Quit if caller == Caller::Neighbour && self.config.quitquitquit => self.quit(),
             _ if path.is_guarded() && caller != Caller::Operator => self.refuse().await,
             // A page is asked for by people, who are told when their token is wrong.
-            Path::Page if caller != Caller::Operator && request.headers().contains_key(AUTHORIZATION) => {
+            Path::Page | Path::Status
+                if caller != Caller::Operator && request.headers().contains_key(AUTHORIZATION) =>
+            {
                 self.refuse().await
             }
             _ => self.answer_path(path, caller, request.uri().query()).await,
@@ -219,14 +259,30 @@ impl Site {
             Path::Services => json(StatusCode::OK, &Services::new(&sources.lifecycle)),
             Path::Metrics => answer(StatusCode::OK, METRICS, super::metrics::text(sources, &self.tally)),
             Path::Page => {
-                let page = page::html(sources, caller != Caller::Stranger);
+                let condition = Condition::of(sources);
+                let why = (caller != Caller::Stranger).then(|| condition.why(sources, self.drill.left()));
+                let page = page::html(condition, why.as_deref());
                 with(answer(StatusCode::OK, HTML, page), CONTENT_SECURITY_POLICY, PAGE_POLICY)
             }
+            Path::Status => self.status(caller),
             Path::Isolate => self.isolate(query),
             Path::Release if self.drill.end() => text(StatusCode::OK, "released: Redis is asked again"),
             Path::Release => text(StatusCode::CONFLICT, "it is not isolated"),
             Path::Quit => self.quit(),
         }
+    }
+
+    fn status(&self, caller: Caller) -> Answer {
+        let condition = Condition::of(&self.sources);
+        if caller == Caller::Stranger {
+            return json(StatusCode::OK, &Brief { state: condition.word() });
+        }
+        let since = self.standing.since(condition);
+        let (started, drill) = (self.started, self.drill.left());
+        self.history(|history| {
+            let own = Own { started, since, drill, history };
+            json(StatusCode::OK, &Status::new(&self.sources, condition, &own))
+        })
     }
 
     /// Whether it is there at all: what only the token opens is not, without one.

@@ -647,6 +647,9 @@ impl Session {
 
     /// Counts the request at hand, which Redis has not answered.
     fn gave(&mut self, given: Given, env: &Env) {
+        if !env.cells.is_off() {
+            env.metrics.degraded_clients.count(&self.state.name);
+        }
         env.cells.gave(mem::take(&mut self.tag), given, env.clock);
     }
 

@@ -82,6 +82,21 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// Adds those of another.
+    pub fn add(&mut self, other: &Self) {
+        self.buckets.iter_mut().zip(other.buckets).for_each(|(into, from)| *into += from);
+        self.micros += other.micros;
+    }
+
+    /// Those that came after `before`.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        let mut since = self.clone();
+        since.buckets.iter_mut().zip(before.buckets).for_each(|(into, from)| *into = into.saturating_sub(from));
+        since.micros = since.micros.saturating_sub(before.micros);
+        since
+    }
+
     /// How many there are.
     #[must_use]
     pub fn count(&self) -> u64 {

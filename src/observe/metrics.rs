@@ -8,7 +8,7 @@
 //! each of 6 outcomes, about 900.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -17,7 +17,9 @@ use prometheus::{Encoder, HistogramOpts, HistogramVec, IntCounter, IntCounterVec
 use tokio::time::Instant;
 
 use super::cells::{BOUNDS, Cell, Cells, Class, Durations, ERROR_CODES, Found, Given, Outcome, Sample, command_name};
+use super::names::Names;
 use super::slowlog::SlowLog;
+use super::timeline::{Change, Timeline};
 
 /// Before every name.
 const PREFIX: &str = "outrigger_";
@@ -37,6 +39,10 @@ pub struct Metrics {
     open: Mutex<(Duration, Option<Instant>)>,
     /// The slow requests.
     pub slow: SlowLog,
+    /// The breaker's last hour.
+    pub timeline: Timeline,
+    /// Clients that were given something in place of a reply.
+    pub degraded_clients: Names,
     registry: Registry,
     /// Clients that were accepted.
     pub accepted: IntCounter,
@@ -74,8 +80,6 @@ pub struct Metrics {
     pub failures: IntCounterVec,
     /// Secrets that were read again, by secret and result.
     pub secret_reloads: IntCounterVec,
-    /// Lines of the log, by level.
-    pub log_lines: IntCounterVec,
 }
 
 impl Metrics {
@@ -93,6 +97,8 @@ impl Metrics {
             seen: Mutex::default(),
             open: Mutex::default(),
             slow: SlowLog::default(),
+            timeline: Timeline::default(),
+            degraded_clients: Names::default(),
             accepted: new.counter("downstream_connections_total", "Clients that were accepted.")?,
             rejected: new.counters(
                 "downstream_connections_rejected_total",
@@ -139,8 +145,11 @@ impl Metrics {
                 "What counted against Redis.",
                 &[("reason", &["connect", "timeout", "disconnect", "unavailable_reply", "health_check"])],
             )?,
-            secret_reloads: new.counters("secret_reloads_total", "Secrets that were read again.", &[("secret", &["upstream-password-file", "password-file"]), ("result", &["ok", "failed"])])?,
-            log_lines: new.counters("log_messages_total", "Lines of the log.", &[("level", &["error", "warn", "info"])])?,
+            secret_reloads: new.counters(
+                "secret_reloads_total",
+                "Secrets that were read again.",
+                &[("secret", &["upstream-password-file", "password-file"]), ("result", &["ok", "failed"])],
+            )?,
             registry,
         })
     }
@@ -161,7 +170,8 @@ impl Metrics {
     }
 
     /// Counts a change of the breaker, of states and a reason as labels have them.
-    pub fn breaker_changed(&self, (from, to): (&str, &str), reason: &str) {
+    pub fn breaker_changed(&self, (from, to): (&'static str, &'static str), reason: &'static str) {
+        self.timeline.add(Change { at: SystemTime::now(), from, to, reason });
         self.transitions.with_label_values(&[from, to]).inc();
         let (before, since) = &mut *self.open.lock().unwrap_or_else(PoisonError::into_inner);
         *before += since.take().map_or(Duration::ZERO, |since| since.elapsed());

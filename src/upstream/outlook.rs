@@ -85,6 +85,8 @@ pub(crate) struct LeasesOutlook {
 #[derive(Debug, Serialize)]
 pub(crate) struct ProblemOutlook {
     pub(crate) error: String,
+    /// What it was, as the metrics have it: `refused`, `timeout`, `dns` and so on.
+    pub(crate) kind: &'static str,
     pub(crate) seconds_ago: f64,
 }
 
@@ -111,6 +113,7 @@ impl Shared {
             pool: self.pool_outlook(),
             last_problem: self.problem().map(|problem| ProblemOutlook {
                 error: problem.text,
+                kind: problem.kind,
                 seconds_ago: seconds(now.saturating_duration_since(problem.at)),
             }),
         }

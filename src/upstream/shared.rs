@@ -67,6 +67,8 @@ struct Lessees {
 pub(super) struct Problem {
     pub(super) at: Instant,
     pub(super) text: String,
+    /// What it was, as labels have it.
+    pub(super) kind: &'static str,
     /// How a dial failed, if it was one.
     pub(super) dial: Option<DialFailure>,
 }
@@ -277,7 +279,12 @@ impl Shared {
 
     /// Notes what went wrong with a connection, or a dial.
     pub(super) fn note_problem(&self, error: &Error, dial: bool, now: Instant) {
-        let problem = Problem { at: now, text: error.to_string(), dial: dial.then(|| error.dial_failure()) };
+        let problem = Problem {
+            at: now,
+            text: error.to_string(),
+            kind: error.reason(),
+            dial: dial.then(|| error.dial_failure()),
+        };
         *locked(&self.problem) = Some(problem);
     }
 

@@ -33,6 +33,7 @@ mod metrics;
 mod observability;
 mod order;
 mod outage;
+mod page;
 mod program;
 mod protocol;
 mod pubsub;

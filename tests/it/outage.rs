@@ -17,7 +17,7 @@ mod faults;
 mod history;
 mod libraries;
 mod names;
-mod network;
+pub mod network;
 mod noise;
 mod planted;
 mod polls;
