@@ -105,11 +105,7 @@ impl Metrics {
                 "Clients that were turned away.",
                 &[("reason", &["max_clients"])],
             )?,
-            departed: new.counters(
-                "downstream_disconnects_total",
-                DEPARTURES,
-                &[("reason", &["client", "protocol", "output_limit", "upstream_lost", "drain", "killed"])],
-            )?,
+            departed: new.counters("downstream_disconnects_total", DEPARTURES, &[("reason", &DEPARTURE_REASONS)])?,
             retries: new.counters(
                 "retries_total",
                 "Requests that were sent once more. not_sent: the first time it was not sent, or refused before it ran; \
@@ -140,11 +136,7 @@ impl Metrics {
             transitions: new.counters("circuit_breaker_transitions_total", "Changes of the breaker.", &[("from", &[]), ("to", &[])])?,
             trips: new.counters("circuit_breaker_trips_total", "Why the breaker opened.", &[("reason", &TRIP_REASONS)])?,
             recoveries: new.counter("circuit_breaker_recoveries_total", "How often the breaker closed again.")?,
-            failures: new.counters(
-                "circuit_breaker_failures_total",
-                "What counted against Redis.",
-                &[("reason", &["connect", "timeout", "disconnect", "unavailable_reply", "health_check"])],
-            )?,
+            failures: new.counters("circuit_breaker_failures_total", FAILURES, &[("reason", &FAILURE_REASONS)])?,
             secret_reloads: new.counters(
                 "secret_reloads_total",
                 "Secrets that were read again.",
@@ -357,7 +349,12 @@ impl Metrics {
 /// Results of dials.
 pub const CONNECT_RESULTS: [&str; 9] = ["ok", "refused", "timeout", "dns", "auth", "eof", "reset", "protocol", "other"];
 
-/// What the reasons mean for which clients are gone.
+/// What counts against Redis, and the reasons.
+const FAILURES: &str = "What counted against Redis.";
+const FAILURE_REASONS: [&str; 5] = ["connect", "timeout", "disconnect", "unavailable_reply", "health_check"];
+
+/// For which reasons clients are gone, and what these mean.
+const DEPARTURE_REASONS: [&str; 6] = ["client", "protocol", "output_limit", "upstream_lost", "drain", "killed"];
 const DEPARTURES: &str = "Clients that are gone. client: it left; protocol: it sent what is no request; output_limit: it \
                           did not take its replies; upstream_lost: what it had on its own connection was lost, or half a \
                           reply; drain: the proxy stops; killed: CLIENT KILL.";
