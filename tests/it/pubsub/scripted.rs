@@ -324,7 +324,7 @@ fn a_gap_is_counted_and_what_is_asked_meanwhile_is_answered() {
     line.say(ack("subscribe", "c", 1).as_bytes());
     line.say(&message("c", "hello"));
     assert_eq!(shown(&client.reply()), shown(&push(message("c", "hello"))));
-    assert_eq!(proxy.logged(r#""gaps":1"#), 1);
+    wait_until("the gap is logged", PATIENCE, || proxy.logged(r#""gaps":1"#) == 1);
     fresh.send(&words("SUBSCRIBE c"));
     line.expect("SUBSCRIBE c");
     line.say(ack("subscribe", "c", 1).as_bytes());
