@@ -1,7 +1,8 @@
 // The status page in a real browser: headless Chromium, told what to do over a pipe, by the DevTools protocol.
 //
 //   node tests/clients/browser.js watch URL                      prints each state that the page shows, until it is ended
-//   node tests/clients/browser.js shot URL FILE WIDTH SCHEME     a picture of the whole page; SCHEME is light or dark
+//   node tests/clients/browser.js shot URL FILE WIDTH SCHEME [STATE]
+//                                                    a picture of the whole page, once it shows that state; SCHEME is light or dark
 //
 // CHROMIUM names the browser.
 'use strict';
@@ -80,9 +81,10 @@ async function watch(browser, url) {
   }
 }
 
-async function shot(browser, url, file, width, scheme) {
+async function shot(browser, url, file, width, scheme, state) {
   await browser.open(url, Number(width), scheme);
   await pause(DRAWN);
+  while (state && (await browser.ask("document.getElementById('state').innerText")) !== state) await pause(LOOK);
   const wide = await browser.ask('document.documentElement.scrollWidth');
   await browser.picture(file);
   console.log(`${file}: ${await browser.ask("document.getElementById('state').innerText")}, ${wide} wide`);
