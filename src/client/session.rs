@@ -382,6 +382,7 @@ impl Session {
         env.cells.settled(mem::take(&mut self.tag), outcome, env.clock);
     }
 
+    #[inline(always)] // Once for each request: a call costs as much as what it does.
     fn decide(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         let args = || Args::new(frame);
         if !self.state.authenticated
@@ -412,6 +413,7 @@ impl Session {
     }
 
     /// Goes on with a request, over the connection that the client has for itself if it has one.
+    #[inline(always)] // Once for each request: a call costs as much as what it does.
     fn over_hold_or_not(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         if self.hold.is_some() {
             self.settle_hold(turn.upstream);
@@ -437,6 +439,7 @@ impl Session {
     }
 
     /// Decides about a request of a client that holds no lease, or that needs none for it.
+    #[inline(always)] // Once for each request: a call costs as much as what it does.
     fn without_lease(&mut self, name: &[u8], frame: &[u8], route: Route, turn: &mut Turn<'_, '_>) -> Step {
         match route {
             Route::Shared(_) if frame.len() > LARGEST_SHARED => self.over_new_lease(name, frame, route, turn),

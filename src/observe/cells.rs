@@ -58,7 +58,7 @@ impl Durations {
     /// Counts one.
     #[inline(always)] // Several times for each request: a call costs more than what it does.
     pub fn observe(&self, micros: u64) {
-        let bucket = BOUNDS.iter().take_while(|bound| micros > **bound).count();
+        let bucket = bucket(micros);
         self.buckets.get(bucket).into_iter().for_each(|bucket| bucket.add(1));
         self.micros.add(micros);
     }
@@ -70,6 +70,35 @@ impl Durations {
         }
         sum.micros += self.micros.get();
     }
+}
+
+/// By the number of bits of a duration, the first bucket that it may fall into.
+static FIRST: [u8; 65] = first_buckets();
+
+const fn first_buckets() -> [u8; 65] {
+    let mut first = [0; 65];
+    let mut bits = 1;
+    while bits < first.len() {
+        let least = 1 << (bits - 1);
+        let mut bucket = 0;
+        while bucket < BOUNDS.len() && BOUNDS[bucket] < least {
+            bucket += 1;
+        }
+        first[bits] = bucket as u8;
+        bits += 1;
+    }
+    first
+}
+
+/// Which bucket a duration falls into: two looks at most, since no two numbers of as many bits are more than two bounds apart.
+#[inline(always)] // Several times for each request: a call costs more than what it does.
+fn bucket(micros: u64) -> usize {
+    let bits = u64::BITS - micros.leading_zeros();
+    let mut bucket = usize::from(FIRST[bits as usize]);
+    while BOUNDS.get(bucket).is_some_and(|bound| micros > *bound) {
+        bucket += 1;
+    }
+    bucket
 }
 
 /// Durations as they were at one moment, of any number of workers.
@@ -650,6 +679,14 @@ mod tests {
         let median = sample.quantile(0.5).expect("there are some");
         assert!((50.0..=100.0).contains(&median), "{median}");
         assert_eq!(sample.quantile(1.0), Some(10_000_000.0), "above the highest bound nothing is known but that");
+    }
+
+    #[test]
+    fn a_duration_falls_into_the_first_bucket_whose_bound_it_does_not_exceed() {
+        let around = |bound: u64| [bound - 1, bound, bound + 1];
+        for micros in BOUNDS.into_iter().flat_map(around).chain([0, 1, 1 << 40, u64::MAX]) {
+            assert_eq!(bucket(micros), BOUNDS.iter().take_while(|bound| micros > **bound).count(), "{micros}");
+        }
     }
 
     proptest::proptest! {
