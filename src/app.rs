@@ -36,6 +36,9 @@ const SPARE_FILES: u64 = 32;
 /// CLIENT IDs begin above this, at a random point, so that they are not mistaken for ids out of the server's CLIENT LIST.
 const FIRST_ID: u64 = 1 << 48;
 
+/// Who asks for the end where no signal does.
+const OVER_HTTP: &str = "/quitquitquit";
+
 /// What the start of a component may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
@@ -192,7 +195,7 @@ async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
     lifecycle.enter(Phase::Draining);
     let code = tokio::select! {
         () = process.drain(asked_by) => 0,
-        told = told_again(&mut signals, &process.reload) => {
+        told = told_again(asked_by, &mut signals, &process.reload) => {
             tracing::warn!(signal = told.name(), "told twice to stop: ending at once");
             told.code()
         }
@@ -209,16 +212,19 @@ async fn asked_to_stop(signals: &mut Signals, lifecycle: &Lifecycle, reload: &No
                 Told::Terminate | Told::Interrupt => return told.name(),
                 Told::Reload => reload.notify_one(),
             },
-            () = lifecycle.stop_asked() => return "/quitquitquit",
+            () = lifecycle.stop_asked() => return OVER_HTTP,
         }
     }
 }
 
-/// Waits until a signal asks the process once more to stop.
-async fn told_again(signals: &mut Signals, reload: &Notify) -> Told {
+/// Waits until a signal asks the process once more to stop. Who has asked over HTTP is followed by an orchestrator's signal as
+/// a matter of course: that is no second one.
+async fn told_again(asked_by: &str, signals: &mut Signals, reload: &Notify) -> Told {
+    let mut told_once = asked_by != OVER_HTTP;
     loop {
         match signals.next().await {
-            told @ (Told::Terminate | Told::Interrupt) => return told,
+            told @ (Told::Terminate | Told::Interrupt) if told_once => return told,
+            Told::Terminate | Told::Interrupt => told_once = true,
             Told::Reload => reload.notify_one(),
         }
     }

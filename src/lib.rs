@@ -167,7 +167,7 @@
 //! - A client hears a topic from the acknowledgement of its SUBSCRIBE to that of its UNSUBSCRIBE: each message once, in order,
 //!   and never between the parts of a reply. The feed is read whatever its hearers do; who lags too far is disconnected. An
 //!   acknowledgement that is not the next one due closes the feed.
-//! - Error replies that mean "cannot serve" are not passed on, and a request that is not served gets the same answer
+//! - Error replies that mean "cannot serve" are not passed on, but to who has a connection for itself, and a request that is not served gets the same answer
 //!   whatever the reason: what an empty Redis would say, or an error that tells whether it can have run.
 //! - A surplus reply, or bytes that are no reply, close the upstream connection. It is never resynchronised.
 //! - Reading and writing an upstream connection advance independently. Reading never waits for a client that has stopped

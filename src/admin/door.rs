@@ -19,7 +19,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::site::Site;
+use super::site::{self, Site};
 
 /// Connections at once.
 const PLACES: usize = 64;
@@ -67,8 +67,10 @@ async fn serve(stream: TcpStream, peer: IpAddr, site: Arc<Site>, place: Place) {
     let answer = service_fn(|request| {
         let (place, site) = (&place, &site);
         async move {
+            // Who does not end what it asks is idle: its place may go to another.
+            let (head, read) = site::read_whole(request).await;
             place.set_busy(true, Instant::now());
-            let answer = site.answer(peer, request).await;
+            let answer = site.answer(peer, &head, read).await;
             place.set_busy(false, Instant::now());
             Ok::<_, Infallible>(answer)
         }

@@ -197,12 +197,10 @@ impl Site {
     }
 
     /// Answers a request of whoever is at `peer`.
-    pub(super) async fn answer<B: Body<Data = Bytes>>(&self, peer: IpAddr, request: Request<B>) -> Answer {
-        let (head, body) = request.into_parts();
-        let head = Request::from_parts(head, ());
+    pub(super) async fn answer(&self, peer: IpAddr, head: &Request<()>, read: Result<(), StatusCode>) -> Answer {
         let path = Path::of(head.uri().path());
-        let answer = match read(body).await {
-            Ok(()) => self.answer_head(peer, path, &head).await,
+        let answer = match read {
+            Ok(()) => self.answer_head(peer, path, head).await,
             Err(refusal) => closing(text(refusal, "the body is too long, or too slow")),
         };
         self.tally.answered(path.map_or("other", Path::name), answer.status().as_u16());
@@ -348,6 +346,13 @@ fn is_led_astray(request: &Request<()>) -> bool {
         .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host });
     let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
     is_foreign || headers.contains_key(ORIGIN) || !(is_address || name.eq_ignore_ascii_case("localhost"))
+}
+
+/// Reads a request to its end; returns its head, and whether the rest was in bounds.
+pub(super) async fn read_whole<B: Body<Data = Bytes>>(request: Request<B>) -> (Request<()>, Result<(), StatusCode>) {
+    let (head, body) = request.into_parts();
+    let read = read(body).await;
+    (Request::from_parts(head, ()), read)
 }
 
 /// Reads a body to its end, which nobody needs: only that it is in bounds.

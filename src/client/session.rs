@@ -345,7 +345,11 @@ impl Session {
         if env.stage != Stage::Serving && served.is_pending() {
             self.part(upstream);
         }
-        if matches!(self.phase, Phase::Finishing { linger: true }) {
+        // At the last call what was read is answered still, also over a connection of its own.
+        let is_owed = env.stage != Stage::Serving
+            && self.replies.outstanding() > 0
+            && self.hold.as_ref().is_some_and(|hold| !hold.streams && !hold.waits_for_others());
+        if matches!(self.phase, Phase::Finishing { linger: true }) && !is_owed {
             // Nothing more is taken from it, so what it waits for it waits for in vain.
             self.leave_hold(upstream, env);
         }

@@ -509,7 +509,8 @@ impl Cells {
         cells.and_then(|cells| cells.get(outcome as usize)).into_iter().for_each(|cell| cell.add(1));
     }
 
-    fn note_error(&self, reply: &[u8]) {
+    /// Counts an error reply by its code.
+    pub fn note_error(&self, reply: &[u8]) {
         let code =
             reply.get(1..).unwrap_or_default().split(|byte| !byte.is_ascii_uppercase()).next().unwrap_or_default();
         let known = ERROR_CODES.iter().position(|known| known.as_bytes() == code);

@@ -169,6 +169,8 @@ impl Metrics {
         *before += since.take().map_or(Duration::ZERO, |since| since.elapsed());
         *since = matches!(to, "open" | "isolated").then(Instant::now);
         match to {
+            // What was released is not opened by anything that happened.
+            "open" if from == "isolated" => {}
             "open" | "isolated" => self.trips.with_label_values(&[reason]).inc(),
             "closed" => self.recoveries.inc_by(u64::from(from == "half_open")),
             _ => {}

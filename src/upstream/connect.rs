@@ -693,12 +693,33 @@ fn refused(step: &'static str, reply: &OwnedFrame) -> Error {
         OwnedFrame::BlobError { data, .. } => String::from_utf8_lossy(data).into_owned(),
         other => format!("an unexpected {:?}", Resp3Frame::kind(other)),
     };
-    Error::Refused { step, reply }
+    Error::Refused { step, reply: without_echo(reply) }
+}
+
+/// An error line without what the server repeats of the request: that may be a password.
+fn without_echo(mut line: String) -> String {
+    if let Some(at) = line.find("with args") {
+        line.truncate(at);
+        line.truncate(line.trim_end_matches([' ', ',']).len());
+    }
+    line
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_server_repeats_of_a_password_is_not_told() {
+        let told = |line: &str| without_echo(line.to_owned());
+        let echo = "ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `default`, `hunter2`,";
+        assert_eq!(told(echo), "ERR unknown command `HELLO`");
+        assert_eq!(
+            told("NOPERM this user may not run the 'hello' command"),
+            "NOPERM this user may not run the 'hello' command"
+        );
+        assert_eq!(told("WRONGPASS invalid username-password pair"), "WRONGPASS invalid username-password pair");
+    }
 
     #[test]
     fn a_release_fits_into_a_number() {

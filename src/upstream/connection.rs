@@ -486,6 +486,7 @@ impl Connection {
         self.read(cx, buffer, clients)?;
         if self.streams && self.in_flight.is_empty() {
             self.answered = self.outgoing.written();
+            self.timing.rest();
         }
         self.outgoing.release(self.answered, pool);
         written?;
@@ -654,7 +655,9 @@ impl Connection {
         {
             self.news.changes.extend(if refused { trial.fail(self.active) } else { trial.succeed(self.active) });
         }
-        if !refused {
+        if refused {
+            self.timing.refused(&entry, buffer.get(range).unwrap_or_default());
+        } else {
             self.served |= !entry.client.is_ours();
             if let Some(parts) = self.timing.replied(&entry, self.owner.is_none()) {
                 let mut asked = Vec::new();

@@ -89,7 +89,7 @@ impl Error {
             Self::Connect(_) => "refused",
             Self::Timeout | Self::Silent | Self::Overdue => "timeout",
             Self::Closed => "eof",
-            Self::Refused { step: "HELLO" | "AUTH", .. } if !self.is_for_now() => "auth",
+            Self::Refused { step: "HELLO" | "AUTH", .. } if !self.is_for_now() && !self.is_of_lane() => "auth",
             Self::Protocol(_) => "protocol",
             Self::Io(_) => "reset",
             Self::Replica => "readonly",

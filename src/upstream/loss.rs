@@ -90,6 +90,8 @@ impl Upstream {
     /// Ends a connection whose clients were answered already.
     pub(super) fn end(&mut self, id: ConnectionId) {
         let Some(entry) = self.remove(id) else { return };
+        self.shared.metrics.disconnects.with_label_values(&[Error::Silent.reason()]).inc();
+        self.shared.note_problem(&Error::Silent, false, self.now);
         self.doubt_server();
         let (_, changes) = entry.connection.close(&mut self.pool);
         changes.into_iter().for_each(|change| self.shared.announce(change));

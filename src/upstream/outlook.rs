@@ -168,7 +168,7 @@ impl Shared {
 
     /// True once any server was reached.
     pub(crate) fn was_reached(&self) -> bool {
-        self.identity().release().is_some()
+        self.was_usable()
     }
 
     /// Keeps all requests from Redis until [`Shared::release`]; false if that is so already.

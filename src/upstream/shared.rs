@@ -4,7 +4,7 @@
 //! taken at dial, at close, ten times a second for each connection, and while the breaker is half-open.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -99,6 +99,8 @@ pub(crate) struct Shared {
     proved: AtomicU64,
     /// Connections in service.
     usable: AtomicUsize,
+    /// One ever was.
+    was_usable: AtomicBool,
     /// The worker that last had a request and no connection for it.
     demand: AtomicUsize,
     /// Attempts that are carried on in the background, at servers that took a connection and say nothing.
@@ -140,6 +142,7 @@ impl Shared {
             heard: AtomicU64::new(0),
             proved: AtomicU64::new(0),
             usable: AtomicUsize::new(0),
+            was_usable: AtomicBool::new(false),
             demand: AtomicUsize::new(0),
             lingering: AtomicUsize::new(0),
             unsettled: AtomicUsize::new(0),
@@ -318,7 +321,7 @@ impl Shared {
     /// When something last came from the server, to any worker.
     pub(super) fn last_heard(&self) -> Option<Instant> {
         let micros = self.heard.load(Ordering::Relaxed);
-        (micros > 0).then(|| self.origin + Duration::from_micros(micros))
+        self.was_usable().then(|| self.origin + Duration::from_micros(micros))
     }
 
     /// True if something came from the server, to any worker, after `instant`.
@@ -344,6 +347,7 @@ impl Shared {
     /// One connection more, or less, is in service.
     pub(super) fn count_usable(&self, more: bool) {
         if more {
+            self.was_usable.store(true, Ordering::Relaxed);
             self.usable.fetch_add(1, Ordering::AcqRel);
         } else {
             self.usable.fetch_sub(1, Ordering::AcqRel);
@@ -353,6 +357,11 @@ impl Shared {
     /// Connections in service in the whole process.
     pub(super) fn usable(&self) -> usize {
         self.usable.load(Ordering::Acquire)
+    }
+
+    /// True if any connection ever was.
+    pub(super) fn was_usable(&self) -> bool {
+        self.was_usable.load(Ordering::Relaxed)
     }
 
     /// True if any connection of the process is in service.

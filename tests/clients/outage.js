@@ -9,7 +9,8 @@
  * `end`    everybody has stopped
  *
  * A library is an object of three: `connect(url, counts)` gives a client with the library's defaults, once it is ready;
- * `reads` lists calls, each with what it gives while Redis serves and what it gives when Redis is empty; `close(client)`.
+ * `reads` lists calls, each with what it gives while Redis serves, what it gives when Redis is empty, and what else it may
+ * give when an outage begins or ends in its midst; `close(client)`.
  */
 "use strict";
 
@@ -31,12 +32,13 @@ channel("net.client.socket").subscribe(() => {
 });
 
 /** One read, counted; returns what it was. */
-async function readOnce(client, [call, truth, empty]) {
+async function readOnce(client, [call, truth, empty, ...between]) {
   let kind = "errors";
   // Whatever is thrown is what the app would see: it is counted, and the next read goes on.
   try {
     const reply = JSON.stringify(await call(client));
-    kind = reply === JSON.stringify(truth) ? "truths" : reply === JSON.stringify(empty) ? "empties" : "wrong";
+    const isOneOf = (values) => values.some((value) => JSON.stringify(value) === reply);
+    kind = isOneOf([truth]) ? "truths" : isOneOf([empty, ...between]) ? "empties" : "wrong";
     if (kind === "wrong") console.log(`wrong: ${reply} for ${JSON.stringify(truth)}`);
   } catch (error) {
     console.log(`error: ${error.name}: ${error.message}`);

@@ -30,6 +30,8 @@ main({
       (client) => client.pipeline().get("s").hget("h", "f").exec(),
       [[null, "value"], [null, "v"]],
       [[null, null], [null, null]],
+      [[null, "value"], [null, null]],
+      [[null, null], [null, "v"]],
     ],
   ],
   close: (client) => client.quit(),

@@ -29,6 +29,8 @@ main({
       (client) => client.multi().get("s").hGet("h", "f").execAsPipeline(),
       ["value", "v"],
       [null, null],
+      ["value", null],
+      [null, "v"],
     ],
   ],
   close: (client) => client.close(),

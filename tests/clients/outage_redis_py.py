@@ -25,7 +25,8 @@ THREADS = 4
 # Seconds between two reads of one reader.
 PACE = 0.002
 
-# Each entry: the call, what it gives while Redis serves, and what it gives when Redis is empty.
+# Each entry: the call, what it gives while Redis serves, and what it gives when Redis is empty (a tuple: one of these, as when
+# an outage begins or ends in its midst).
 TRUTHS = [
     (lambda client: client.get("s"), b"value", None),
     (lambda client: client.mget("s", "none"), [b"value", None], [None, None]),
@@ -37,7 +38,7 @@ TRUTHS = [
     (
         lambda client: client.pipeline(transaction=False).get("s").hget("h", "f").execute(),
         [b"value", b"v"],
-        [None, None],
+        ([None, None], [b"value", None], [None, b"v"]),
     ),
 ]
 
@@ -62,7 +63,8 @@ def judge(reply, truth, empty):
     """Counts one reply; returns what it was."""
     # Whether pairs are tuples depends on the protocol.
     shaped = [list(member) if isinstance(member, tuple) else member for member in reply] if isinstance(reply, list) else reply
-    kind = "truths" if shaped == truth else "empties" if shaped == empty else "wrong"
+    empties = empty if isinstance(empty, tuple) else (empty,)
+    kind = "truths" if shaped == truth else "empties" if shaped in empties else "wrong"
     if kind == "wrong":
         print(f"wrong: {reply!r} for {truth!r}", flush=True)
     note(kind)

@@ -279,6 +279,6 @@ fn alone_the_page_follows_redis() {
     application.join().expect("the application was answered all the time");
     // When nobody answers, the page says that too.
     proxy.tell(rustix::process::Signal::KILL);
-    proxy.wait_for_end(PATIENCE);
+    proxy.ended();
     browser.shows("no answer");
 }

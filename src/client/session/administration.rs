@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::{Phase, Session, Step, Turn};
+use super::{Departure, Phase, Session, Step, Turn};
 use crate::client::clients::Env;
 use crate::client::ids;
 use crate::command::keys::is;
@@ -102,6 +102,7 @@ impl Session {
             return;
         }
         if kill.id == self.state.id {
+            self.note_departure(Departure::Killed);
             self.phase = Phase::Finishing { linger: true };
             self.wake();
         } else {

@@ -312,6 +312,7 @@ impl Session {
         if hold.streams {
             // A stream cannot be continued honestly; what came of it is passed on.
             if self.phase == Phase::Serving {
+                self.note_departure(Departure::UpstreamLost);
                 self.phase = Phase::Finishing { linger: true };
             }
             self.wake();

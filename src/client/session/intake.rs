@@ -67,6 +67,7 @@ impl Session {
                 // No whole request is left that waits.
                 self.since = None;
                 if turn.env.stage == Stage::LastCall {
+                    self.note_departure(Departure::Drain);
                     self.phase = Phase::Finishing { linger: true };
                     return Poll::Pending;
                 }

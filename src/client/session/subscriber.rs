@@ -297,6 +297,7 @@ impl Session {
     pub(in crate::client) fn cut(&mut self, buffer: &[u8], env: &mut Env) {
         self.spill(buffer, env);
         if self.phase == Phase::Serving {
+            self.note_departure(Departure::UpstreamLost);
             self.phase = Phase::Finishing { linger: true };
         }
         self.wake();

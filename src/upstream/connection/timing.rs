@@ -87,6 +87,13 @@ impl Timing {
         is_slow.then(|| Parts { queue: Duration::from_micros(queue), upstream: Duration::from_micros(upstream) })
     }
 
+    /// The server refused a client's request with this error, of which the client hears another.
+    pub(super) fn refused(&self, entry: &InFlight, reply: &[u8]) {
+        if !entry.client.is_ours() {
+            self.cells.note_error(reply);
+        }
+    }
+
     /// Nothing is due any more.
     pub(super) fn rest(&mut self) {
         self.written.clear();

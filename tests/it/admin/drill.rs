@@ -2,6 +2,7 @@
 
 use super::{Setting, TOKEN};
 use crate::support::{Kind, PATIENCE, Proxy, Server, http, wait_until};
+use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
 #[test]
@@ -108,7 +109,7 @@ fn quitquitquit_ends_it_in_order() {
     let mut setting = Setting::new(|_| {});
     assert_eq!(http::request(&setting.http, "POST", "/quitquitquit", &[]).status, 401, "it is not switched on");
     assert_eq!(setting.post_as_operator("/quitquitquit").status, 200);
-    assert_eq!(setting.proxy.wait_for_end(PATIENCE).code(), Some(0));
+    assert_eq!(setting.proxy.ended().code(), Some(0));
 }
 
 #[test]
@@ -125,5 +126,21 @@ fn whoever_is_on_this_machine_may_end_it_where_that_is_switched_on() {
     assert_eq!(http::get(&http, "/quitquitquit").status, 405);
     proxy.assert_running();
     assert_eq!(http::request(&http, "POST", "/quitquitquit", &[]).status, 200);
-    assert_eq!(proxy.wait_for_end(PATIENCE).code(), Some(0));
+    assert_eq!(proxy.ended().code(), Some(0));
+}
+
+/// An orchestrator ends a pod's sidecar by a signal when its main container is done, which is just when that has asked too.
+#[test]
+fn a_signal_behind_quitquitquit_is_no_second_one() {
+    let server = Server::start(Kind::Redis70);
+    let mut proxy = Proxy::start(&server, |flags| {
+        flags.args(["--quitquitquit", "--min-sigterm-delay", "1s"]);
+    });
+    let mut client = proxy.connect();
+    assert_eq!(http::request(&proxy.http(), "POST", "/quitquitquit", &[]).status, 200);
+    wait_until("it drains", PATIENCE, || proxy.logged("\"asked_by\":\"/quitquitquit\"") == 1);
+    proxy.tell(Signal::TERM);
+    assert_eq!(client.ask("SET k v"), b"+OK\r\n", "who is here is served still");
+    drop(client);
+    assert_eq!(proxy.ended().code(), Some(0));
 }

@@ -39,9 +39,12 @@ fn a_crowd_that_holds_connections_open_keeps_nobody_out() {
         });
         // Ended with the test, whatever becomes of it.
         let _over = over;
-        for beginning in
-            [&b""[..], b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ", b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"]
-        {
+        for beginning in [
+            &b""[..],
+            b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ",
+            b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n",
+        ] {
             let mut crowd = crowd(&setting, beginning);
             for round in 0..20 {
                 // One byte at a time, for as long as it is let.

@@ -145,17 +145,6 @@ impl Proxy {
         self.log.lock().expect("no holder panics").iter().filter(|line| line.contains(text)).count()
     }
 
-    /// Waits for the proxy to end by itself.
-    pub fn wait_for_end(&mut self, limit: Duration) -> ExitStatus {
-        let mut child = self.child.take().expect("there is a proxy that has not ended yet");
-        let mut status = None;
-        wait_until("the proxy ends", limit, || {
-            status = child.try_wait().expect("the proxy can be waited for");
-            status.is_some()
-        });
-        status.expect("it has just ended")
-    }
-
     /// Fails the test if the proxy has ended.
     pub fn assert_running(&mut self) {
         if let Some(child) = &mut self.child {
