@@ -125,6 +125,8 @@ impl Proxy {
 
     /// Sends it a signal.
     pub fn tell(&self, signal: Signal) {
+        // Before that it listens already, but has not begun.
+        wait_until("it has started", PATIENCE, || self.logged(r#""message":"started""#) == 1);
         let child = self.child.as_ref().expect("there is a proxy");
         kill_process(Pid::from_child(child), signal).expect("the proxy is ours");
     }
