@@ -13,6 +13,14 @@ const A: u16 = 1;
 /// Where the question begins in a message.
 const HEADER: usize = 12;
 
+struct Asked {
+    name: String,
+    /// The number that tells questions apart. The C library gives a new one to each resolution, and sends it again with the
+    /// question when it got no answer in time (RFC 1035 §4.1.1).
+    id: [u8; 2],
+    at: Instant,
+}
+
 /// Listens on port 53 of 127.0.0.1, which is where programs look in a network of the test's own; ends when dropped.
 pub struct Resolver {
     zone: Arc<Mutex<Zone>>,
@@ -23,7 +31,7 @@ pub struct Resolver {
 struct Zone {
     addresses: BTreeMap<String, Vec<Ipv4Addr>>,
     /// Only questions for IPv4 addresses: whoever resolves a name asks for both kinds together.
-    asked: Vec<(String, Instant)>,
+    asked: Vec<Asked>,
     is_silent: bool,
 }
 
@@ -51,11 +59,11 @@ impl Resolver {
         locked(&self.zone).is_silent = is_silent;
     }
 
-    /// When `name` was asked for: once for each resolution, which asks for IPv4 and IPv6 together. A program that gets no
-    /// answer asks again, and each of these counts.
+    /// When `name` was asked for: once for each resolution, which asks for IPv4 and IPv6 together, and sends its question
+    /// again when the answer is lost or late, as on a busy machine.
     pub fn asked(&self, name: &str) -> Vec<Instant> {
         let zone = locked(&self.zone);
-        zone.asked.iter().filter(|(asked, _)| asked == name).map(|(_, at)| *at).collect()
+        zone.asked.iter().filter(|asked| asked.name == name).map(|asked| asked.at).collect()
     }
 }
 
@@ -69,8 +77,10 @@ fn serve(socket: &UdpSocket, zone: &Mutex<Zone>, is_over: &AtomicBool) {
         let Ok((length, peer)) = socket.recv_from(&mut message) else { continue };
         let Some((name, kind, end)) = question(&message[..length]) else { continue };
         let mut zone = locked(zone);
-        if kind == A {
-            zone.asked.push((name.clone(), Instant::now()));
+        let id = [message[0], message[1]];
+        let is_new = || !zone.asked.iter().any(|asked| asked.id == id && asked.name == name);
+        if kind == A && is_new() {
+            zone.asked.push(Asked { name: name.clone(), id, at: Instant::now() });
         }
         if !zone.is_silent {
             let answer = answer(&message[..end], zone.addresses.get(&name), kind);
