@@ -1,7 +1,8 @@
 //! Byte queues and the memory they may take.
 //!
-//! A [`ByteQueue`] holds bytes that a socket did not take yet: a client's unread replies. It is a list of chunks, so that a long queue is neither moved when it grows nor kept when it
-//! shrinks. Chunks come from the worker's [`ChunkPool`], which keeps a few spare ones (the hot path then allocates
+//! A [`ByteQueue`] holds bytes that a socket did not take yet: a client's unread replies. It is a list of chunks, so that a
+//! long queue is neither moved when it grows nor kept when it shrinks. Chunks come from a [`ChunkPool`], of which a worker
+//! has one for its clients and one for its upstream connections; it keeps a few spare ones (the hot path then allocates
 //! nothing) and reports what it holds to the process-wide [`Memory`].
 
 use std::collections::VecDeque;
@@ -22,19 +23,51 @@ pub(crate) const MAX_SLICES: usize = 64;
 /// per request.
 #[derive(Debug)]
 pub(crate) struct Memory {
-    used: AtomicUsize,
+    /// By [`Owner`].
+    used: [AtomicUsize; Owner::ALL.len()],
     limit: usize,
+}
+
+/// What buffers are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Owner {
+    /// What clients have sent and is not taken yet, what they have queued or subscribed to, and replies that they have not
+    /// read.
+    Clients,
+    /// Requests on shared connections, until they are answered, and the reserve for them.
+    Upstream,
+    /// Large requests over leases, and replies that are kept until they are whole.
+    Leases,
+}
+
+impl Owner {
+    /// Each, in the order in which they are declared.
+    pub(crate) const ALL: [Self; 3] = [Self::Clients, Self::Upstream, Self::Leases];
+
+    /// As a label's value.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Clients => "clients",
+            Self::Upstream => "upstream",
+            Self::Leases => "leases",
+        }
+    }
 }
 
 impl Memory {
     /// A budget of `limit` bytes.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { used: AtomicUsize::new(0), limit }
+        Self { used: Default::default(), limit }
     }
 
     /// Bytes held in buffers now, over all workers.
     pub(crate) fn used(&self) -> usize {
-        self.used.load(Ordering::Relaxed)
+        self.used.iter().map(|used| used.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Those of them that are for this.
+    pub(crate) fn used_for(&self, owner: Owner) -> usize {
+        self.of(owner).load(Ordering::Relaxed)
     }
 
     /// What may be held, in bytes.
@@ -53,26 +86,46 @@ impl Memory {
     }
 
     /// Notes that a buffer of `before` bytes capacity has `after` bytes now.
-    pub(crate) fn resized(&self, before: usize, after: usize) {
+    pub(crate) fn resized(&self, owner: Owner, before: usize, after: usize) {
+        let used = self.of(owner);
         if after > before {
-            self.used.fetch_add(after - before, Ordering::Relaxed);
+            used.fetch_add(after - before, Ordering::Relaxed);
         } else if before > after {
-            self.used.fetch_sub(before - after, Ordering::Relaxed);
+            used.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that a buffer of this capacity has become another's.
+    pub(crate) fn moved(&self, from: Owner, to: Owner, capacity: usize) {
+        if from != to {
+            // First there: in between the sum is too large rather than too small.
+            self.resized(to, 0, capacity);
+            self.resized(from, capacity, 0);
+        }
+    }
+
+    fn of(&self, owner: Owner) -> &AtomicUsize {
+        let [clients, upstream, leases] = &self.used;
+        match owner {
+            Owner::Clients => clients,
+            Owner::Upstream => upstream,
+            Owner::Leases => leases,
         }
     }
 }
 
-/// A worker's store of empty chunks.
+/// A worker's store of empty chunks, for its clients or for its upstream connections.
 #[derive(Debug)]
 pub(crate) struct ChunkPool {
     spare: Vec<Vec<u8>>,
     memory: Arc<Memory>,
+    owner: Owner,
 }
 
 impl ChunkPool {
     /// An empty pool that counts against `memory`.
-    pub(crate) fn new(memory: Arc<Memory>) -> Self {
-        Self { spare: Vec::new(), memory }
+    pub(crate) fn new(memory: Arc<Memory>, owner: Owner) -> Self {
+        Self { spare: Vec::new(), memory, owner }
     }
 
     /// The budget this pool counts against.
@@ -80,28 +133,39 @@ impl ChunkPool {
         &self.memory
     }
 
+    /// Notes that a buffer of its owner's, of `before` bytes capacity, has `after` bytes now.
+    pub(crate) fn resized(&self, before: usize, after: usize) {
+        self.memory.resized(self.owner, before, after);
+    }
+
     /// An empty chunk.
     pub(crate) fn take(&mut self) -> Vec<u8> {
         self.spare.pop().unwrap_or_else(|| {
-            self.memory.resized(0, CHUNK);
+            self.resized(0, CHUNK);
             Vec::with_capacity(CHUNK)
         })
     }
 
-    /// Takes back a chunk, or any buffer that was counted in the budget.
+    /// Takes back a chunk, or any buffer of another owner that was counted in the budget.
+    pub(crate) fn give_back_of(&mut self, owner: Owner, chunk: Vec<u8>) {
+        self.memory.moved(owner, self.owner, chunk.capacity());
+        self.give_back(chunk);
+    }
+
+    /// Takes back a chunk, or any buffer of its owner's that was counted in the budget.
     pub(crate) fn give_back(&mut self, mut chunk: Vec<u8>) {
         if chunk.capacity() == CHUNK && self.spare.len() < MAX_SPARE {
             chunk.clear();
             self.spare.push(chunk);
         } else {
-            self.memory.resized(chunk.capacity(), 0);
+            self.resized(chunk.capacity(), 0);
         }
     }
 
     /// Gives back half of the spare chunks; called now and then, so that a burst is forgotten.
     pub(crate) fn trim(&mut self) {
         for chunk in self.spare.drain(self.spare.len().div_ceil(2)..) {
-            self.memory.resized(chunk.capacity(), 0);
+            self.memory.resized(self.owner, chunk.capacity(), 0);
         }
     }
 }
@@ -193,7 +257,7 @@ mod tests {
     use super::*;
 
     fn pool() -> ChunkPool {
-        ChunkPool::new(Arc::new(Memory::new(1 << 30)))
+        ChunkPool::new(Arc::new(Memory::new(1 << 30)), Owner::Clients)
     }
 
     fn contents(queue: &ByteQueue) -> Vec<u8> {
@@ -235,11 +299,28 @@ mod tests {
     #[test]
     fn the_budget_is_tight_before_it_is_exhausted() {
         let memory = Memory::new(1000);
-        memory.resized(0, 800);
+        memory.resized(Owner::Clients, 0, 800);
         assert!(memory.is_tight() && memory.excess() == 0);
-        memory.resized(0, 300);
+        memory.resized(Owner::Leases, 0, 300);
         assert_eq!(memory.excess(), 100);
-        memory.resized(1100, 0);
+        memory.resized(Owner::Clients, 800, 0);
+        memory.resized(Owner::Leases, 300, 0);
         assert!(!memory.is_tight() && memory.used() == 0);
+    }
+
+    #[test]
+    fn what_changes_hands_is_counted_once() {
+        let memory = Arc::new(Memory::new(1 << 30));
+        let used = || Owner::ALL.map(|owner| memory.used_for(owner));
+        let mut pool = ChunkPool::new(Arc::clone(&memory), Owner::Upstream);
+        memory.resized(Owner::Clients, 0, 3 * CHUNK);
+        memory.moved(Owner::Clients, Owner::Leases, 3 * CHUNK);
+        assert_eq!((used(), memory.used()), ([0, 0, 3 * CHUNK], 3 * CHUNK));
+        pool.give_back_of(Owner::Leases, Vec::with_capacity(3 * CHUNK));
+        assert_eq!(used(), [0, 0, 0]);
+        // What looks like one of its own is kept as such.
+        memory.resized(Owner::Leases, 0, CHUNK);
+        pool.give_back_of(Owner::Leases, Vec::with_capacity(CHUNK));
+        assert_eq!(used(), [0, CHUNK, 0]);
     }
 }

@@ -78,7 +78,7 @@ pub(crate) use subscription::{Behind, Name, Sort, Topics, Verdict};
 use subscription::{Subscriptions, Unsettled};
 use supervisor::Failover;
 
-use crate::buffer::{ChunkPool, Memory};
+use crate::buffer::{ChunkPool, Memory, Owner};
 use crate::observe::cells::{Cells, Tag};
 
 /// From so many requests in flight on it, a lane gets one more connection.
@@ -294,7 +294,7 @@ impl Upstream {
             slow_limit: ticks(shared.config.slow_request_timeout),
             leaving: false,
             overslept: false,
-            pool: ChunkPool::new(memory),
+            pool: ChunkPool::new(memory, Owner::Upstream),
             cells: shared.metrics.worker(worker),
             shared,
             worker,
@@ -475,14 +475,18 @@ impl Upstream {
         sending.deadline
     }
 
-    /// As [`Upstream::send`] for a large request, which is not copied.
+    /// As [`Upstream::send`] for a large request, which is not copied: a buffer of its client's, as the budget has it.
     pub(crate) fn send_owned(&mut self, id: ConnectionId, message: Message, request: Vec<u8>) -> u32 {
         let sending = self.sending(id, message);
         // A held lease gives no verdict.
-        let trial = if self.is_lease(id) { None } else { self.trial.take() };
+        let (owner, trial) =
+            if self.is_lease(id) { (Owner::Leases, None) } else { (Owner::Upstream, self.trial.take()) };
+        self.pool.memory().moved(Owner::Clients, owner, request.capacity());
         if let Some(connection) = self.connection(id) {
-            connection.send_owned(sending, request);
+            connection.send_owned(sending, request, owner);
             trial.into_iter().for_each(|trial| connection.try_with_last(trial));
+        } else {
+            self.pool.give_back_of(owner, request);
         }
         sending.deadline
     }

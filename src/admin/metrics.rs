@@ -7,6 +7,7 @@ use prometheus::core::Collector;
 use prometheus::proto::MetricFamily;
 
 use super::{Sources, Tally};
+use crate::buffer::Owner;
 use crate::lifecycle::{ComponentState, Phase};
 use crate::observe::cells::{Cell, Cells};
 use crate::observe::metrics::{as_float, counters, gauges, seconds_counter};
@@ -30,6 +31,7 @@ fn now(sources: &Sources) -> Vec<MetricFamily> {
     let phase = sources.lifecycle.phase();
     let one = |name, help, value| gauges(name, help, [(vec![], value)]);
     let count = |number: usize| as_float(number as u64);
+    let owners = Owner::ALL.map(|owner| (vec![("owner", owner.name())], count(sources.memory.used_for(owner))));
     vec![
         gauges(
             "build_info",
@@ -44,7 +46,7 @@ fn now(sources: &Sources) -> Vec<MetricFamily> {
             sources.lines.counts().map(|(level, count)| (vec![("level", level)], count)),
         ),
         one("downstream_connections", "Clients.", count(sources.census.clients.load(Ordering::Relaxed))),
-        one("memory_bytes", "Buffers of clients and upstream connections.", count(sources.memory.used())),
+        gauges("memory_bytes", "Buffers, by what they are for.", owners),
         one("memory_limit_bytes", "What these may take (--memory-limit).", count(sources.memory.limit())),
     ]
 }

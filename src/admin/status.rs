@@ -9,6 +9,7 @@ use serde::Serialize;
 use super::condition::Condition;
 use super::report::{CommandCounts, Services, SlowRequest, commands, slow_requests};
 use super::{Sources, metrics::unix};
+use crate::buffer::Owner;
 use crate::observe::cells::Found;
 use crate::observe::history::{History, Point};
 use crate::observe::log::Line;
@@ -53,6 +54,8 @@ pub(super) struct Status<'a> {
 struct Memory {
     used: usize,
     limit: usize,
+    /// What is used, by what it is for.
+    owners: BTreeMap<&'static str, usize>,
 }
 
 /// A change of the breaker.
@@ -125,7 +128,11 @@ impl<'a> Status<'a> {
             version: env!("CARGO_PKG_VERSION"),
             started: unix(own.started),
             clients: sources.census.clients.load(Ordering::Relaxed),
-            memory: Memory { used: sources.memory.used(), limit: sources.memory.limit() },
+            memory: Memory {
+                used: sources.memory.used(),
+                limit: sources.memory.limit(),
+                owners: Owner::ALL.map(|owner| (owner.name(), sources.memory.used_for(owner))).into(),
+            },
             redis,
             timeline: metrics.timeline.changes(now).into_iter().map(Step::new).collect(),
             history: own.history.points().map(Moment::new).collect(),

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::Config;
 use super::session::{Departure, Session, TURN_BYTES};
 use super::state::State;
-use crate::buffer::{CHUNK, ChunkPool, Memory};
+use crate::buffer::{CHUNK, ChunkPool, Memory, Owner};
 use crate::command::degrade::Policy;
 use crate::command::deny::Denied;
 use crate::lifecycle::Stage;
@@ -185,7 +185,7 @@ impl Clients {
     ) -> Self {
         let metrics = Arc::clone(upstream.metrics());
         let env = Env {
-            pool: ChunkPool::new(memory),
+            pool: ChunkPool::new(memory, Owner::Clients),
             limits: Limits::default(),
             stranger_limits: Limits { authenticated: false, ..Limits::default() },
             password: config.password.clone(),

@@ -48,7 +48,7 @@ use super::error::{Error, Failure, Outcome, Why, cannot_serve, is_readonly};
 use super::health::{Asker, Obstacle};
 use super::outgoing::Outgoing;
 use super::pool::Permit;
-use crate::buffer::{ChunkPool, MAX_SLICES};
+use crate::buffer::{ChunkPool, MAX_SLICES, Owner};
 use crate::observe::cells::Cells;
 use crate::resp::reply::{Advance, Kind, ReplyScanner};
 use crate::transport::Transport;
@@ -411,9 +411,9 @@ impl Connection {
         self.enter(sending);
     }
 
-    /// Adds a large request without copying it; its capacity is in the budget already.
-    pub(crate) fn send_owned(&mut self, sending: Sending, request: Vec<u8>) {
-        self.outgoing.push_owned(request, sending.traits.is_repeatable());
+    /// Adds a large request without copying it; its capacity is in the budget already, as this owner's.
+    pub(crate) fn send_owned(&mut self, sending: Sending, request: Vec<u8>, owner: Owner) {
+        self.outgoing.push_owned(request, sending.traits.is_repeatable(), owner);
         self.enter(sending);
     }
 

@@ -127,7 +127,7 @@ impl Upstream {
     /// Puts a request where the lane's next connection finds it. Those of one client come together, in their order.
     pub(super) fn park(&mut self, lane: LaneId, mut request: Unanswered, clients: &mut impl Replies) {
         clients.moved(request.entry.client);
-        self.pool.memory().resized(0, request.request.capacity());
+        self.pool.resized(0, request.request.capacity());
         request.entry.traits = request.entry.traits.repeated();
         match self.lanes.get_mut(lane) {
             Some(lane) => lane.parked.push_back(request),
@@ -158,7 +158,7 @@ impl Upstream {
     }
 
     fn send_again(&mut self, id: ConnectionId, request: &Unanswered) {
-        self.pool.memory().resized(request.request.capacity(), 0);
+        self.pool.resized(request.request.capacity(), 0);
         self.parked -= 1;
         if !self.fences.is_empty() {
             self.raise_fences(id);
@@ -206,7 +206,7 @@ impl Upstream {
     fn fail_all(&mut self, requests: impl IntoIterator<Item = Unanswered>, why: Why, clients: &mut impl Replies) {
         for request in requests {
             self.parked -= 1;
-            self.pool.memory().resized(request.request.capacity(), 0);
+            self.pool.resized(request.request.capacity(), 0);
             // What is repeated only reads or was not sent.
             self.fail(&request, why, true, clients);
         }

@@ -13,7 +13,7 @@ use std::io::IoSlice;
 use std::mem;
 use std::ops::Range;
 
-use crate::buffer::{ChunkPool, MAX_SLICES};
+use crate::buffer::{ChunkPool, MAX_SLICES, Owner};
 
 /// Bytes on their way to the server, and the memory of those that went.
 ///
@@ -35,6 +35,7 @@ struct Chunk {
     end: u64,
     /// One large request that is not asked again: its bytes go when they are written.
     fleeting: bool,
+    owner: Owner,
 }
 
 impl Outgoing {
@@ -75,6 +76,7 @@ impl Outgoing {
                     start: self.accepted,
                     end: self.accepted,
                     fleeting: false,
+                    owner: Owner::Upstream,
                 });
                 continue;
             };
@@ -87,12 +89,12 @@ impl Outgoing {
         }
     }
 
-    /// Appends `bytes` without copying them. The caller has counted their capacity in the budget; from here on the queue
-    /// answers for it. With `keep` they are kept until answered like others, else they are gone once written.
-    pub(crate) fn push_owned(&mut self, bytes: Vec<u8>, keep: bool) {
+    /// Appends `bytes` without copying them. The caller has counted their capacity in the budget, as this owner's; from here
+    /// on the queue answers for it. With `keep` they are kept until answered like others, else they are gone once written.
+    pub(crate) fn push_owned(&mut self, bytes: Vec<u8>, keep: bool, owner: Owner) {
         let start = self.accepted;
         self.accepted += bytes.len() as u64;
-        self.chunks.push_back(Chunk { bytes, start, end: self.accepted, fleeting: !keep });
+        self.chunks.push_back(Chunk { bytes, start, end: self.accepted, fleeting: !keep, owner });
     }
 
     /// The bytes to be written as slices for a vectored write, oldest first, at most [`MAX_SLICES`].
@@ -119,7 +121,7 @@ impl Outgoing {
                 break;
             }
             if chunk.fleeting {
-                pool.give_back(mem::take(&mut chunk.bytes));
+                pool.give_back_of(chunk.owner, mem::take(&mut chunk.bytes));
             }
             self.unwritten += 1;
         }
@@ -132,7 +134,7 @@ impl Outgoing {
         {
             self.unwritten = self.unwritten.saturating_sub(1);
             if let Some(chunk) = self.chunks.pop_front().filter(|chunk| chunk.bytes.capacity() > 0) {
-                pool.give_back(chunk.bytes);
+                pool.give_back_of(chunk.owner, chunk.bytes);
             }
         }
         if self.chunks.is_empty() && self.chunks.capacity() > 64 {
@@ -173,7 +175,7 @@ mod tests {
     use crate::buffer::{CHUNK, Memory};
 
     fn pool() -> ChunkPool {
-        ChunkPool::new(Arc::new(Memory::new(1 << 30)))
+        ChunkPool::new(Arc::new(Memory::new(1 << 30)), Owner::Upstream)
     }
 
     fn to_write(queue: &Outgoing) -> Vec<u8> {
@@ -198,7 +200,7 @@ mod tests {
                 let fresh: Vec<u8> = (0..size).map(|i| ((all.len() + i) % 251) as u8).collect();
                 match step {
                     0 => { queue.push(&fresh, &mut pool); all.extend(fresh); }
-                    1 => { pool.memory().resized(0, fresh.capacity()); queue.push_owned(fresh.clone(), true); all.extend(fresh); }
+                    1 => { pool.memory().resized(Owner::Leases, 0, fresh.capacity()); queue.push_owned(fresh.clone(), true, Owner::Leases); all.extend(fresh); }
                     2 => {
                         let written = queue.written() as usize;
                         proptest::prop_assert!(all[written..].starts_with(&to_write(&queue)));
@@ -223,8 +225,8 @@ mod tests {
         let (mut queue, mut pool) = (Outgoing::default(), pool());
         queue.push(b"before", &mut pool);
         let large = vec![7; 5 * CHUNK];
-        pool.memory().resized(0, large.capacity());
-        queue.push_owned(large, false);
+        pool.resized(0, large.capacity());
+        queue.push_owned(large, false, Owner::Upstream);
         queue.push(b"behind", &mut pool);
         let end = 6 + 5 * CHUNK as u64;
         queue.wrote(6 + CHUNK, &mut pool);

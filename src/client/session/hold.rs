@@ -15,7 +15,7 @@ use std::time::Duration;
 use super::acquire::with_timeout;
 use super::retold::Noted;
 use super::{Departure, OWN_BUFFER, Phase, Session, Step, Turn};
-use crate::buffer::Memory;
+use crate::buffer::{Memory, Owner};
 use crate::client::clients::Env;
 use crate::client::ids;
 use crate::client::local;
@@ -175,11 +175,11 @@ impl Hold {
             let before = self.kept.capacity();
             self.kept.extend_from_slice(reply);
             if !complete {
-                memory.resized(before, self.kept.capacity());
+                memory.resized(Owner::Leases, before, self.kept.capacity());
                 return Heard::Part;
             }
             self.alone = None;
-            memory.resized(before, 0);
+            memory.resized(Owner::Leases, before, 0);
             return Heard::Whole(mem::take(&mut self.kept));
         }
         if !complete {
@@ -210,7 +210,7 @@ impl Hold {
 
     /// No more of a reply will come.
     pub(super) fn forget_kept(&mut self, memory: &Memory) {
-        memory.resized(mem::take(&mut self.kept).capacity(), 0);
+        memory.resized(Owner::Leases, mem::take(&mut self.kept).capacity(), 0);
     }
 
     /// True while its client is in the midst of a transaction: keys are watched, or a MULTI is open.
@@ -302,7 +302,7 @@ impl Session {
         let rest = self.input.get(self.position..).unwrap_or_default();
         self.input = [request, rest].concat();
         (self.position, self.starving, self.scanner) = (0, false, RequestScanner::default());
-        env.pool.memory().resized(before, self.input.capacity());
+        env.pool.resized(before, self.input.capacity());
     }
 
     /// The connection is gone, and what was on it.
@@ -617,7 +617,7 @@ impl Session {
     /// Sends what is queued, up to its EXEC, over the client's own connection.
     pub(super) fn replay_block(&mut self, turn: &mut Turn<'_, '_>) {
         let Some(block) = self.block.take() else { return };
-        turn.env.pool.memory().resized(block.capacity(), 0);
+        turn.env.pool.resized(block.capacity(), 0);
         self.hold.iter_mut().for_each(|hold| hold.begin_block(true));
         self.replay(block.replay(self.state.unwatched), turn);
     }

@@ -99,7 +99,7 @@ impl Session {
                 break;
             }
             self.input.reserve(READ_AHEAD);
-            turn.env.pool.memory().resized(before, self.input.capacity());
+            turn.env.pool.resized(before, self.input.capacity());
             let mut limited = (&mut self.input).limit(READ_AHEAD);
             match self.transport.poll_read_buf(turn.cx, &mut limited) {
                 Poll::Pending => break,
@@ -136,7 +136,7 @@ impl Session {
         let rest = bytes.get(taken..).unwrap_or_default();
         if !rest.is_empty() && self.phase == Phase::Serving {
             self.input = rest.to_vec();
-            turn.env.pool.memory().resized(0, self.input.capacity());
+            turn.env.pool.resized(0, self.input.capacity());
             self.starving = matches!(stop, Stop::Incomplete);
         }
         turn.env.read_buffer = buffer;
@@ -166,7 +166,7 @@ impl Session {
             let most = if before < LARGE_INPUT { (2 * before).max(TURN_BYTES) } else { before + before / 4 };
             let wanted = self.scanner.needed().clamp(before + TURN_BYTES / 4, most);
             self.input.reserve_exact(wanted - self.input.len());
-            turn.env.pool.memory().resized(before, self.input.capacity());
+            turn.env.pool.resized(before, self.input.capacity());
         }
         let room = (self.input.capacity() - self.input.len()).min(TURN_BYTES);
         let mut limited = (&mut self.input).limit(room);
@@ -218,14 +218,14 @@ impl Session {
             self.due = turn.upstream.send_owned(id, message, mem::take(&mut input));
         } else if self.position == input.len() {
             self.position = 0;
-            turn.env.pool.memory().resized(input.capacity(), 0);
+            turn.env.pool.resized(input.capacity(), 0);
             input = Vec::new();
         }
         (stop, input)
     }
 
     pub(super) fn drop_input(&mut self, env: &Env) {
-        env.pool.memory().resized(self.input.capacity(), 0);
+        env.pool.resized(self.input.capacity(), 0);
         self.input = Vec::new();
         self.position = 0;
     }
@@ -316,7 +316,7 @@ impl Session {
                     },
                 };
                 if let Step::Large { id, message } = step {
-                    turn.env.pool.memory().resized(0, canonical.capacity());
+                    turn.env.pool.resized(0, canonical.capacity());
                     self.due = turn.upstream.send_owned(id, message, canonical);
                     return Step::Done;
                 }

@@ -261,7 +261,7 @@ impl Session {
         let Some(subscriber) = &mut self.subscriber else { return };
         let bytes = subscriber.topics.bytes();
         let before = mem::replace(&mut subscriber.counted, bytes);
-        env.pool.memory().resized(before, bytes);
+        env.pool.resized(before, bytes);
         env.census.note_hearing(self.state.id, !subscriber.topics.is_empty());
         if bytes > CHUNK {
             self.be_watched(env);
@@ -325,7 +325,7 @@ impl Session {
     pub(super) fn drop_subscriber(&mut self, env: &mut Env) {
         if let Some(mut subscriber) = self.subscriber.take() {
             subscriber.held.clear(&mut env.pool);
-            env.pool.memory().resized(subscriber.counted, 0);
+            env.pool.resized(subscriber.counted, 0);
         }
     }
 

@@ -28,7 +28,7 @@ impl Session {
         match which {
             Transaction::Multi => {
                 let block = Block::open();
-                turn.env.pool.memory().resized(0, block.capacity());
+                turn.env.pool.resized(0, block.capacity());
                 self.block = Some(Box::new(block));
                 self.answer_with(turn.env, |out| build::simple("OK", out))
             }
@@ -84,7 +84,7 @@ impl Session {
         }
         let after = block.capacity();
         if after != before {
-            turn.env.pool.memory().resized(before, after);
+            turn.env.pool.resized(before, after);
             if after > CHUNK {
                 self.be_watched(turn.env);
             }
@@ -124,10 +124,10 @@ impl Session {
         let Some(block) = mem::take(&mut self.block) else { return Step::Done };
         let (before, preface) = (block.capacity(), block.preface());
         let bytes = block.close();
-        turn.env.pool.memory().resized(before, bytes.capacity());
+        turn.env.pool.resized(before, bytes.capacity());
         let message = self.message(id, manner, bytes.len(), turn);
         self.due = if bytes.len() < OWN_BUFFER {
-            turn.env.pool.memory().resized(bytes.capacity(), 0);
+            turn.env.pool.resized(bytes.capacity(), 0);
             turn.upstream.send(id, message, &bytes)
         } else {
             turn.upstream.send_owned(id, message, bytes)
@@ -148,14 +148,14 @@ impl Session {
         if let Some(block) = &mut self.block {
             let before = block.capacity();
             block.spoil();
-            env.pool.memory().resized(before, block.capacity());
+            env.pool.resized(before, block.capacity());
         }
     }
 
     /// Forgets what was queued.
     pub(super) fn drop_block(&mut self, env: &Env) {
         if let Some(block) = self.block.take() {
-            env.pool.memory().resized(block.capacity(), 0);
+            env.pool.resized(block.capacity(), 0);
         }
     }
 }

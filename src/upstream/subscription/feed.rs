@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::notice::Notice;
 use super::register::{Register, Settled};
 use super::{SLOT, Sort, Verdict};
-use crate::buffer::{ByteQueue, ChunkPool, MAX_SLICES, Memory};
+use crate::buffer::{ByteQueue, ChunkPool, MAX_SLICES};
 use crate::resp::reply::{Advance, ReplyScanner};
 use crate::transport::Transport;
 use crate::upstream::connection::{ClientKey, Made, Replies};
@@ -149,7 +149,7 @@ impl Feed {
     /// Gives back its memory, lets everybody who waits try again, and its task find that it is gone.
     pub(super) fn close(mut self, pool: &mut ChunkPool) {
         self.out.clear(pool);
-        pool.memory().resized(self.held.capacity(), 0);
+        pool.resized(self.held.capacity(), 0);
         self.wake_waiting();
         self.wake();
     }
@@ -177,7 +177,7 @@ impl Feed {
             return Err(error);
         }
         let written = self.write(cx, pool);
-        self.read(cx, buffer, pool.memory(), register, clients)?;
+        self.read(cx, buffer, pool, register, clients)?;
         written?;
         if !self.waiting.is_empty() && self.has_room(register) {
             self.wake_waiting();
@@ -212,7 +212,7 @@ impl Feed {
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut [u8],
-        memory: &Memory,
+        pool: &ChunkPool,
         register: &mut Register,
         clients: &mut impl Replies,
     ) -> Result<(), Error> {
@@ -224,7 +224,7 @@ impl Feed {
                 Poll::Ready(Err(error)) => return Err(error.into()),
             };
             self.heard = Instant::now();
-            self.take(buffer.get(..count).unwrap_or_default(), memory, register, clients)?;
+            self.take(buffer.get(..count).unwrap_or_default(), pool, register, clients)?;
             if count == buffer.len() {
                 cx.waker().wake_by_ref();
                 return Ok(());
@@ -236,11 +236,11 @@ impl Feed {
     fn take(
         &mut self,
         fresh: &[u8],
-        memory: &Memory,
+        pool: &ChunkPool,
         register: &mut Register,
         clients: &mut impl Replies,
     ) -> Result<(), Error> {
-        memory.resized(self.held.capacity(), 0);
+        pool.resized(self.held.capacity(), 0);
         let mut held = mem::take(&mut self.held);
         let scanned = held.len();
         if scanned > 0 {
@@ -254,7 +254,7 @@ impl Feed {
             0 if scanned > 0 => held,
             count => bytes.get(count..).unwrap_or_default().to_vec(),
         };
-        memory.resized(0, self.held.capacity());
+        pool.resized(0, self.held.capacity());
         Ok(())
     }
 
