@@ -8,6 +8,7 @@
 //! - [`transaction`]: what a client has queued since MULTI. Pure.
 //! - [`ids`]: the server's ids of connections and ours of clients, one put for the other. Pure.
 //! - [`local`], [`degraded`], [`refusal`]: what is answered here. [`unserved`]: which of it while Redis does not answer.
+//! - [`section`]: what `INFO` says of the proxy.
 
 mod clients;
 pub(crate) mod degraded;
@@ -16,6 +17,7 @@ pub(crate) mod listener;
 mod local;
 mod refusal;
 mod reply_queue;
+pub(crate) mod section;
 mod session;
 mod state;
 mod subscriptions;

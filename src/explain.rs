@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
-use crate::client::degraded;
+use crate::client::{degraded, section};
 use crate::command::degrade::{Degraded, Empty, Policy, Reads, Writes, degrade};
 use crate::command::deny::Denied;
 use crate::command::keys::{asks_to_block, keys};
@@ -239,7 +239,7 @@ fn answers(request: &[&[u8]], route: Route, policy: &Policy, page: &mut Page) {
             page.line("if sent", MAY_HAVE_RUN);
         }
         Degraded::Info => {
-            both(&|resp3, out| degraded::info(degraded::UNSEEN_VERSION, resp3, out));
+            both(&|resp3, out| degraded::info(degraded::UNSEEN_VERSION, section::write_unknown, resp3, out));
             page.line("that is", "the least that clients want to see before they begin, with the version last seen.");
         }
         Degraded::CommandList => page.line("answer", "what Redis last replied to it, or the error if it never did."),

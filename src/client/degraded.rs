@@ -31,17 +31,17 @@ pub(crate) fn write(empty: Empty, resp3: bool, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends what `INFO` is answered: no more than clients look for before they begin. `version` is the one last seen, or
-/// [`UNSEEN_VERSION`].
-pub(crate) fn info(version: &str, resp3: bool, out: &mut Vec<u8>) {
-    let text = format!(
+/// Appends what `INFO` is answered: no more than clients look for before they begin, and a section of our own. `version` is
+/// the one last seen, or [`UNSEEN_VERSION`].
+pub(crate) fn info(version: &str, section: impl FnOnce(&mut String), resp3: bool, out: &mut Vec<u8>) {
+    let mut text = format!(
         "# Server\r\nredis_version:{version}\r\nredis_mode:standalone\r\n\r\n\
          # Persistence\r\nloading:0\r\n\r\n\
          # Replication\r\nrole:master\r\nconnected_slaves:0\r\n\r\n\
          # Cluster\r\ncluster_enabled:0\r\n\r\n\
-         # Keyspace\r\n\r\n\
-         # Outrigger\r\noutrigger_degraded:1\r\noutrigger_note:Redis cannot be asked, this is from its sidecar\r\n"
+         # Keyspace\r\n\r\n"
     );
+    section(&mut text);
     match resp3 {
         true => build::verbatim(text.as_bytes(), out),
         false => build::bulk(text.as_bytes(), out),
@@ -71,6 +71,7 @@ fn matches(resp3: bool, out: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::section;
 
     fn written(empty: Empty) -> (String, String) {
         let text = |resp3| {
@@ -106,10 +107,10 @@ mod tests {
     fn info_says_what_clients_wait_for() {
         for (resp3, start) in [(false, "$"), (true, "=")] {
             let mut out = Vec::new();
-            info("7.0.15", resp3, &mut out);
+            info("7.0.15", section::write_unknown, resp3, &mut out);
             let text = String::from_utf8(out).expect("text");
             assert!(text.starts_with(start), "{text}");
-            for line in ["redis_version:7.0.15", "redis_mode:standalone", "loading:0", "role:master", "# Outrigger"] {
+            for line in ["redis_version:7.0.15", "loading:0", "role:master", "# Outrigger", "outrigger_degraded:1"] {
                 assert!(text.contains(&format!("\n{line}\r\n")), "{line} is not in {text}");
             }
             let (_, body) = text.split_once("\r\n").expect("a header");

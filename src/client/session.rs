@@ -46,6 +46,7 @@ use super::clients::Env;
 use super::local::{self, Answer};
 use super::refusal;
 use super::reply_queue::ReplyQueue;
+use super::section;
 use super::state::State;
 use super::transaction::Block;
 use super::unserved::{self, Asked};
@@ -552,9 +553,12 @@ impl Session {
             Ok(id) => id,
             Err(step) => return step,
         };
-        let message = self.message(id, manner, frame.len(), turn);
+        let mut message = self.message(id, manner, frame.len(), turn);
         if frame.len() >= OWN_BUFFER {
             return Step::Large { id, message };
+        }
+        if manner.informs {
+            message.traits = message.traits.informed(section::is_wanted(frame));
         }
         self.due = turn.upstream.send(id, message, frame);
         if manner.remembered && turn.upstream.shared().commands(self.state.protocol).is_none() {

@@ -1,7 +1,7 @@
 //! What a client is told when Redis does not answer its request: what an empty Redis would say, or an error that tells
 //! whether the request can have run.
 
-use super::degraded;
+use super::{degraded, section};
 use crate::command::degrade::{Degraded, Policy, degrade};
 use crate::observe::cells::Given;
 use crate::resp::build;
@@ -36,7 +36,7 @@ pub(super) fn answer(asked: &Asked<'_>, failure: Failure, out: &mut Vec<u8>) -> 
         Degraded::Info => {
             let greeting = asked.upstream.identity().greeting();
             let version = greeting.as_ref().map_or(degraded::UNSEEN_VERSION, |greeting| &greeting.version_text);
-            degraded::info(version, resp3, out);
+            degraded::info(version, |text| section::write(asked.upstream, true, text), resp3, out);
         }
         Degraded::CommandList => match asked.upstream.commands(asked.protocol) {
             Some(commands) => out.extend_from_slice(&commands),

@@ -43,6 +43,8 @@ pub struct Manner {
     pub remembered: bool,
     /// It publishes, or tells about subscribers: who asked to subscribe before it is to be among them.
     pub meets_subscribers: bool,
+    /// It is `INFO`, to whose reply we may add a section.
+    pub informs: bool,
 }
 
 /// The commands that are answered here.
@@ -205,6 +207,7 @@ fn manner(command: &Command) -> Manner {
         script: command.kind == Kind::Script,
         remembered: false,
         meets_subscribers: command.kind == Kind::PubSub,
+        informs: command.name == "info",
     }
 }
 

@@ -26,6 +26,7 @@ mod degraded;
 mod denied;
 mod differential;
 mod explain;
+mod info;
 mod leases;
 mod libraries;
 mod lifecycle;

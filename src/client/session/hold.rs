@@ -20,6 +20,7 @@ use crate::client::clients::Env;
 use crate::client::ids;
 use crate::client::local;
 use crate::client::refusal;
+use crate::client::section;
 use crate::client::transaction::Block;
 use crate::command::blocking::{self, Timeout};
 use crate::command::keys::is;
@@ -673,6 +674,7 @@ impl Session {
         let traits = Traits::new(manner.slow, manner.repeatable && !hold.in_multi, manner.script)
             .muted(self.state.mutes_next())
             .queued(hold.in_multi)
+            .informed(manner.informs && !hold.in_multi && section::is_wanted(frame))
             .resp3(self.state.protocol == Protocol::Resp3);
         let after = if self.replies.forwarded() > 0 { self.due } else { 0 };
         let message = Message { client: self.key, traits, since: None, after, tag: mem::take(&mut self.tag) };

@@ -15,6 +15,7 @@ use super::hold::Heard;
 use super::{BULK_ITEM, Departure, Phase, Session};
 use crate::buffer::MAX_SLICES;
 use crate::client::clients::Env;
+use crate::client::section;
 use crate::client::unserved::{self, Asked};
 use crate::command::keys::{self, asks_to_block};
 use crate::command::table;
@@ -75,6 +76,9 @@ impl Session {
                 Heard::Fatal => return self.kill(Departure::UpstreamLost),
             }
         }
+        if traits.is_informed() && complete && !self.half_delivered {
+            muted = muted || self.inform(buffer, range.clone(), env);
+        }
         self.append(muted, buffer, range.clone(), env);
         let was_half = mem::replace(&mut self.half_delivered, !complete && !kept);
         if complete && is_counted {
@@ -92,6 +96,19 @@ impl Session {
                 self.release_held(buffer, env);
             }
         }
+    }
+
+    /// Passes on a whole reply with our section added to it; false if it is to be passed on as it is.
+    fn inform(&mut self, buffer: &[u8], range: Range<usize>, env: &mut Env) -> bool {
+        let mut reply = mem::take(&mut env.answer);
+        reply.clear();
+        let is_told = section::add(buffer.get(range).unwrap_or_default(), &env.upstream, &mut reply);
+        if is_told {
+            self.spill(buffer, env);
+            self.out.push(&reply, &mut env.pool);
+        }
+        env.answer = reply;
+        is_told
     }
 
     /// Adds to what this batch has for the client.

@@ -65,17 +65,18 @@ impl ClientKey {
 
 /// What matters of a request while it is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Traits(u8);
+pub(crate) struct Traits(u16);
 
 impl Traits {
-    const MUTED: u8 = 1;
-    const SLOW: u8 = 2;
-    const REPEATABLE: u8 = 4;
-    const SCRIPT: u8 = 8;
-    const REPEATED: u8 = 16;
-    const LATE: u8 = 32;
-    const RESP3: u8 = 64;
-    const QUEUED: u8 = 128;
+    const MUTED: u16 = 1;
+    const SLOW: u16 = 2;
+    const REPEATABLE: u16 = 4;
+    const SCRIPT: u16 = 8;
+    const REPEATED: u16 = 16;
+    const LATE: u16 = 32;
+    const RESP3: u16 = 64;
+    const QUEUED: u16 = 128;
+    const INFORMED: u16 = 256;
 
     /// `slow`: it may honestly take long. `repeatable`: it only reads. `script`: its errors may come from within.
     pub(crate) const fn new(slow: bool, repeatable: bool, script: bool) -> Self {
@@ -99,6 +100,11 @@ impl Traits {
         if queued { Self(self.0 | Self::QUEUED) } else { self }
     }
 
+    /// To its reply a section of ours is added.
+    pub(crate) fn informed(self, informed: bool) -> Self {
+        if informed { Self(self.0 | Self::INFORMED) } else { self }
+    }
+
     /// It was sent before, on another connection.
     pub(crate) fn repeated(self) -> Self {
         Self(self.0 | Self::REPEATED)
@@ -118,6 +124,10 @@ impl Traits {
 
     pub(crate) fn is_queued(self) -> bool {
         self.0 & Self::QUEUED != 0
+    }
+
+    pub(crate) fn is_informed(self) -> bool {
+        self.0 & Self::INFORMED != 0
     }
 
     pub(crate) fn is_slow(self) -> bool {

@@ -164,6 +164,8 @@ fn sizes(frame: Frame) -> Frame {
 fn names(frame: &Frame) -> Vec<String> {
     const COUNTERS: [&str; 3] = ["cmdstat_", "errorstat_", "latency_percentiles_"];
     let text = frame.as_text();
+    // What the proxy adds to INFO comes last.
+    let text = text.split("\r\n# Outrigger\r\n").next().unwrap_or_default().trim_end();
     let names = text.lines().map(|line| line.split(':').next().unwrap_or_default().to_owned());
     names.filter(|name| !COUNTERS.iter().any(|counter| name.starts_with(counter))).collect()
 }
