@@ -11,7 +11,7 @@ pub mod reload;
 pub mod signals;
 
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -24,6 +24,8 @@ pub struct Lifecycle {
     phase: AtomicU8,
     board: Mutex<Vec<ComponentReport>>,
     stop: watch::Sender<bool>,
+    /// How long the start took.
+    took: OnceLock<Duration>,
 }
 
 /// How far the process is. A later one is greater.
@@ -75,7 +77,7 @@ impl Lifecycle {
     #[must_use]
     pub fn new() -> Arc<Self> {
         let (phase, board, stop) = (AtomicU8::new(Phase::Starting as u8), Mutex::default(), watch::Sender::new(false));
-        Arc::new(Self { phase, board, stop })
+        Arc::new(Self { phase, board, stop, took: OnceLock::new() })
     }
 
     /// How far the process is.
@@ -104,6 +106,17 @@ impl Lifecycle {
             Some(known) => *known = report,
             None => board.push(report),
         }
+    }
+
+    /// Everything that is critical has started, and it took that long.
+    fn has_started(&self, took: Duration) {
+        // It happens once.
+        let _ = self.took.set(took);
+    }
+
+    /// How long it took until everything critical had started; none before.
+    pub fn started_in(&self) -> Option<Duration> {
+        self.took.get().copied()
     }
 
     /// Every component and how long its start took, for people.

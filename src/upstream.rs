@@ -12,6 +12,7 @@
 //! - [`control`]: what has to reach a server that answers nothing else.
 //! - [`watch`]: deadlines, silence, and what is done about them. [`loss`]: what becomes of requests whose connection is
 //!   gone: asked again ([`budget`]), fenced off, or failed.
+//! - [`isolation`]: what a drill takes from those who would not notice it.
 //! - [`health`]: whether Redis answers, for those who ask from outside. [`outlook`]: what is shown of all this.
 //! - [`subscription`]: publish and subscribe, over a connection of its own.
 //! - [`breaker`]: may a request try? [`supervisor`]: who may dial, and when? Both pure; [`jitter`] is their chance.
@@ -28,6 +29,7 @@ pub(crate) mod control;
 mod dialling;
 mod error;
 mod health;
+mod isolation;
 mod jitter;
 mod lane;
 mod lease;
@@ -57,7 +59,7 @@ use breaker::{Change, State, Trial, View};
 use budget::Budget;
 pub use connect::{Address, Identity, Target};
 pub(crate) use connect::{LaneKey, Protocol, Release};
-pub(crate) use connection::{ClientKey, InFlight, Replies, Traits};
+pub(crate) use connection::{ClientKey, InFlight, Parts, Replies, Traits};
 use connection::{Connection, MAX_IN_FLIGHT, Made, READ_BUFFER, Sending};
 pub(crate) use error::{Error, Failure, Outcome, Why};
 use health::Check;
@@ -257,6 +259,8 @@ pub(crate) struct Upstream {
     slow_limit: u32,
     /// The process takes its leave: nobody is to wait for others any more.
     leaving: bool,
+    /// Since when the operator keeps us apart, in ticks.
+    isolated: Option<u32>,
     /// The worker did not run for a while before the last tick.
     overslept: bool,
     pool: ChunkPool,
@@ -293,6 +297,7 @@ impl Upstream {
             limit: ticks(shared.config.request_timeout),
             slow_limit: ticks(shared.config.slow_request_timeout),
             leaving: false,
+            isolated: None,
             overslept: false,
             pool: ChunkPool::new(memory, Owner::Upstream),
             cells: shared.metrics.worker(worker),
@@ -702,9 +707,9 @@ impl Upstream {
         Some((entry.connection.release(entry.renewal), entry.lane))
     }
 
-    /// Closes a connection at rest; its permit passes on.
-    fn discard(&mut self, id: ConnectionId) {
-        self.shared.metrics.disconnects.with_label_values(&["idle"]).inc();
+    /// Closes a connection at rest, for that reason; its permit passes on.
+    fn discard(&mut self, id: ConnectionId, reason: &str) {
+        self.shared.metrics.disconnects.with_label_values(&[reason]).inc();
         drop(self.take(id));
     }
 }

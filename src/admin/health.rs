@@ -31,9 +31,9 @@ pub(super) struct Pulse {
 }
 
 impl Health {
-    fn new(answer: Result<Duration, Obstacle>) -> Self {
+    fn new(answer: Result<(), Obstacle>) -> Self {
         match answer {
-            Ok(_) => Self { status: "pass", reason: None },
+            Ok(()) => Self { status: "pass", reason: None },
             Err(obstacle) => Self::failed(&obstacle),
         }
     }
@@ -60,7 +60,7 @@ impl Pulse {
 
     /// How Redis is now, or was less than a second ago.
     pub(super) async fn health(&self) -> Health {
-        if let Some(obstacle) = self.upstream.obstacle() {
+        if let Some(obstacle) = self.upstream.barrier() {
             // What is known need not be asked, and was not known yet when somebody asked.
             return Health::failed(&obstacle);
         }

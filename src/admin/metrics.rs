@@ -14,8 +14,8 @@ use crate::observe::metrics::{as_float, counters, gauges, seconds_counter};
 use crate::upstream::breaker::State;
 
 /// Everything.
-pub(super) fn text(sources: &Sources, tally: &Tally) -> String {
-    let mut families = now(sources);
+pub(super) fn text(sources: &Sources, tally: &Tally, is_ready: bool) -> String {
+    let mut families = now(sources, is_ready);
     families.extend(of_upstream(sources));
     families.extend(of_components(sources));
     families.extend(Collector::collect(tally));
@@ -27,7 +27,7 @@ pub(super) fn text(sources: &Sources, tally: &Tally) -> String {
 }
 
 /// The process and its clients.
-fn now(sources: &Sources) -> Vec<MetricFamily> {
+fn now(sources: &Sources, is_ready: bool) -> Vec<MetricFamily> {
     let phase = sources.lifecycle.phase();
     let one = |name, help, value| gauges(name, help, [(vec![], value)]);
     let count = |number: usize| as_float(number as u64);
@@ -38,7 +38,7 @@ fn now(sources: &Sources) -> Vec<MetricFamily> {
             "Always 1; the labels say what runs.",
             [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)],
         ),
-        one("ready", "1 while clients are served.", truth(phase == Phase::Serving)),
+        one("ready", "1 while /readyz answers 200.", truth(is_ready)),
         one("draining", "1 while the process finishes what it has begun.", truth(phase == Phase::Draining)),
         counters(
             "log_messages_total",
@@ -74,6 +74,16 @@ fn of_upstream(sources: &Sources) -> Vec<MetricFamily> {
         ),
         gauges("upstream_connections", "Connections to Redis.", kinds),
         one("upstream_connections_max", "What there may be (--pool-size).", count(outlook.pool.size)),
+        one(
+            "health_check_consecutive_failures",
+            "PINGs in a row that were not answered in time; the breaker opens at the third.",
+            f64::from(upstream.strikes()),
+        ),
+        one(
+            "health_check_last_success_timestamp_seconds",
+            "When a PING was last answered; 0 before the first.",
+            metrics.last_check().map_or(0.0, |at| unix(SystemTime::now() - at.elapsed())),
+        ),
         one("upstream_last_heard_timestamp_seconds", "When a byte last came from Redis; 0 before the first.", heard),
         one("pool_waiters", "Clients that wait for a connection of their own.", count(outlook.pool.leases.waiting)),
         gauges("leases", "Connections that one client has for itself, by cause.", causes),
@@ -108,10 +118,15 @@ fn of_components(sources: &Sources) -> Vec<MetricFamily> {
         components.iter().map(|report| (vec![("component", report.name)], truth(report.state == ComponentState::Up)));
     let took =
         components.iter().filter_map(|report| Some((vec![("component", report.name)], report.took?.as_secs_f64())));
+    let total = sources.lifecycle.started_in().map(|took| (vec![("component", "total")], took.as_secs_f64()));
     let failed = components.iter().filter(|report| report.state == ComponentState::Failed).count();
     vec![
-        gauges("component_up", "1 while that component works.", up),
-        gauges("startup_duration_seconds", "How long each component took to start.", took),
+        gauges("component_up", "1 once that component has started, until it is stopped.", up),
+        gauges(
+            "startup_duration_seconds",
+            "How long each component took to start, and all that is critical.",
+            took.chain(total),
+        ),
         gauges(
             "startup_components_failed",
             "Components that do not work; the process does without them.",

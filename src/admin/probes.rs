@@ -79,6 +79,12 @@ impl Probes {
         }
     }
 
+    /// The same as far as is known without asking Redis.
+    pub(super) fn is_ready(&self, lifecycle: &Lifecycle, upstream: &Shared) -> bool {
+        let is_served = || !self.ready_requires_upstream || upstream.obstacle().is_none();
+        lifecycle.phase() == Phase::Serving && is_served()
+    }
+
     /// Whether it has started.
     pub(super) fn startup(&self, lifecycle: &Lifecycle, upstream: &Shared) -> Word {
         let has_begun = lifecycle.phase() > Phase::Starting;

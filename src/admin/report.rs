@@ -76,11 +76,12 @@ pub(super) struct SlowRequest {
     command: &'static str,
     client: String,
     keys: usize,
-    request_bytes: usize,
-    reply_bytes: usize,
+    request_bytes: u64,
+    reply_bytes: u64,
     took: f64,
     queue: f64,
     upstream: f64,
+    head_of_line: f64,
     flush: f64,
 }
 
@@ -123,6 +124,7 @@ impl SlowRequest {
             reply_bytes: slow.reply,
             queue: slow.queue.as_secs_f64(),
             upstream: slow.upstream.as_secs_f64(),
+            head_of_line: slow.head_of_line.as_secs_f64(),
             flush: slow.flush.as_secs_f64(),
         }
     }

@@ -255,7 +255,10 @@ impl Site {
                 json(status_of(&health), &Redis::new(sources, health))
             }
             Path::Services => json(StatusCode::OK, &Services::new(&sources.lifecycle)),
-            Path::Metrics => answer(StatusCode::OK, METRICS, super::metrics::text(sources, &self.tally)),
+            Path::Metrics => {
+                let is_ready = self.probes.is_ready(&sources.lifecycle, &sources.upstream);
+                answer(StatusCode::OK, METRICS, super::metrics::text(sources, &self.tally, is_ready))
+            }
             Path::Page => {
                 let condition = Condition::of(sources);
                 let why = (caller != Caller::Stranger).then(|| condition.why(sources, self.drill.left()));

@@ -19,13 +19,13 @@ use crate::buffer::{CHUNK, ChunkPool, Memory, Owner};
 use crate::command::degrade::Policy;
 use crate::command::deny::Denied;
 use crate::lifecycle::Stage;
-use crate::observe::cells::Cells;
+use crate::observe::cells::{Cells, Outcome};
 use crate::observe::metrics::Metrics;
 use crate::resp::request::Limits;
 use crate::secret::Secret;
 use crate::transport::Transport;
 use crate::upstream::{
-    ClientKey, ConnectionId, Failure, InFlight, LaneKey, Protocol, Replies, Shared, Topics, Upstream, Verdict,
+    ClientKey, ConnectionId, Failure, InFlight, LaneKey, Parts, Protocol, Replies, Shared, Topics, Upstream, Verdict,
 };
 
 /// A client that owes us the reading of more than this must make progress, in bytes.
@@ -342,6 +342,14 @@ fn find(sessions: &mut Slab<Box<Session>>, key: ClientKey) -> Option<&mut Sessio
     sessions.get_mut(key.slot as usize).filter(|session| session.key == key).map(Box::as_mut)
 }
 
+/// Counts a request by its reply, as far as that is at hand. What is queued in a transaction is only noted by the server.
+pub(super) fn count_reply(entry: InFlight, reply: &[u8], env: &Env) {
+    match entry.traits.is_queued() {
+        true => env.cells.settled(entry.tag(), Outcome::Local, env.clock),
+        false => env.cells.answered(entry.tag(), reply, env.clock),
+    }
+}
+
 impl Replies for Clients {
     fn clock(&mut self, now: Instant) {
         if !self.env.cells.is_off() {
@@ -349,15 +357,21 @@ impl Replies for Clients {
         }
     }
 
-    fn slow(&mut self, entry: InFlight, request: &[u8], reply: usize, queue: Duration, upstream: Duration) {
+    fn slow(&mut self, entry: InFlight, request: &[u8], parts: Parts) {
         if let Some(session) = find(&mut self.sessions, entry.client) {
-            session.note_slow(entry, request, reply, (queue, upstream), &self.env);
+            session.note_slow(entry, request, parts, &self.env);
         }
     }
 
     fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool) {
-        // A client that left has a tombstone here: its reply is dropped.
-        let Some(session) = find(&mut self.sessions, entry.client) else { return };
+        let Some(session) = find(&mut self.sessions, entry.client) else {
+            // A client that left has a tombstone here: its reply is dropped.
+            if complete {
+                self.env.cells.tombstones.add(1);
+                count_reply(entry, buffer.get(range).unwrap_or_default(), &self.env);
+            }
+            return;
+        };
         if complete && entry.traits.is_repeated() {
             self.env.note_repeat(entry, "ok");
         }
@@ -369,7 +383,10 @@ impl Replies for Clients {
     }
 
     fn fail(&mut self, entry: InFlight, request: &[u8], failure: Failure, buffer: &[u8]) {
-        let Some(session) = find(&mut self.sessions, entry.client) else { return };
+        let Some(session) = find(&mut self.sessions, entry.client) else {
+            self.env.cells.settled(entry.tag(), failure.for_metrics(), self.env.clock);
+            return;
+        };
         if entry.traits.is_repeated() {
             self.env.note_repeat(entry, "failed");
         }

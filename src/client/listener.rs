@@ -121,13 +121,13 @@ impl Reception {
 
     /// Gives a socket to the worker with the fewest clients, or refuses it.
     fn receive(&self, socket: Accepted) {
-        self.metrics.accepted.inc();
         if self.census.clients.fetch_add(1, Ordering::Relaxed) >= self.max_clients {
             self.census.clients.fetch_sub(1, Ordering::Relaxed);
             self.metrics.rejected.with_label_values(&["max_clients"]).inc();
             self.refuse(socket);
             return;
         }
+        self.metrics.accepted.inc();
         let Some(seat) = self.seats.iter().min_by_key(|seat| seat.count.load(Ordering::Relaxed)) else { return };
         seat.count.fetch_add(1, Ordering::Relaxed);
         // A worker only ends with the process.

@@ -514,7 +514,13 @@ impl Session {
         let transport = &self.transport;
         let addresses = || (transport.peer(), transport.local());
         let answer_env = local_env(env, self.hold.is_some(), subscribed_to, &addresses);
-        local::answer(local, args, &mut self.state, &answer_env, out)
+        let start = out.len();
+        let answer = local::answer(local, args, &mut self.state, &answer_env, out);
+        if out.get(start..).is_some_and(|answer| answer.starts_with(b"-WRONGPASS")) {
+            tracing::debug!(client = self.state.id, "a client gave a wrong password");
+            env.metrics.rejected.with_label_values(&["auth"]).inc();
+        }
+        answer
     }
 
     /// What CLIENT INFO says of it.
@@ -645,23 +651,24 @@ impl Session {
         let asked = Asked { request, protocol, strict, policy: &policy, upstream: &upstream };
         let failure = Failure::not_sent(error.why());
         if matches!(error, Error::Overdue) {
-            turn.env.metrics.timeouts.with_label_values(&["queue"]).inc();
+            let stage = if turn.upstream.is_dialling(self.lane) { "dial" } else { "queue" };
+            turn.env.metrics.timeouts.with_label_values(&[stage]).inc();
         }
         let mut given = Given::Unavailable;
         let step = self.answer_with(turn.env, |out| given = unserved::answer(&asked, failure, out));
         if failure.why == Why::Open {
             turn.env.cells.rejected.add(1);
         }
-        self.gave(given, turn.env);
+        self.gave(given, failure.why != Why::Open, turn.env);
         step
     }
 
     /// Counts the request at hand, which Redis has not answered.
-    fn gave(&mut self, given: Given, env: &Env) {
+    fn gave(&mut self, given: Given, tried: bool, env: &Env) {
         if !env.cells.is_off() {
             env.metrics.degraded_clients.count(&self.state.name);
         }
-        env.cells.gave(mem::take(&mut self.tag), given, env.clock);
+        env.cells.gave(mem::take(&mut self.tag), given, tried, env.clock);
     }
 
     /// Whether the request at hand has time left to wait. If so somebody looks whether that is still so.

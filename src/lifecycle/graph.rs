@@ -149,6 +149,7 @@ impl<S: Send + Sync + 'static> Graph<S> {
             result?;
             self.up.push(component);
         }
+        self.lifecycle.has_started(begun.elapsed());
         let total_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
         tracing::info!(total_ms, components = self.lifecycle.summary(), "started");
         Ok(())

@@ -406,8 +406,12 @@ pub struct Cells {
     pub rejected: Cell,
     /// Replies that came when nobody waited for them any more.
     pub tombstones: Cell,
-    /// Replies to PINGs of our own, which ask for a sign of life.
-    pub pings: Cell,
+    /// How long answers to PINGs of our own took.
+    pub checks: Durations,
+    /// When the last of them came, in microseconds since the process began; 0 for never.
+    pub checked: Cell,
+    /// PINGs that were answered by an error.
+    pub failed_checks: Cell,
     /// Requests in flight, as of the last tick.
     pub in_flight: Cell,
     /// Connections with something in flight, at rest, held by one client, and being made, as of the last tick.
@@ -438,7 +442,9 @@ impl Cells {
             upstream_sent: Cell::default(),
             rejected: Cell::default(),
             tombstones: Cell::default(),
-            pings: Cell::default(),
+            checks: Durations::default(),
+            checked: Cell::default(),
+            failed_checks: Cell::default(),
             in_flight: Cell::default(),
             connections: Default::default(),
         }
@@ -488,19 +494,31 @@ impl Cells {
 
     /// Counts a request that was answered otherwise.
     pub fn settled(&self, tag: Tag, outcome: Outcome, now: u64) {
-        let Some(profile) = PROFILES.get(usize::from(tag.command)).filter(|_| !self.off) else { return };
-        self.count(tag, outcome);
-        self.took(profile.class, now.saturating_sub(tag.arrived));
-        if profile.lookup != Lookup::None && outcome == Outcome::Degraded {
-            self.find(Found::Degraded, 1);
+        if let Some(class) = self.settle(tag, outcome) {
+            self.took(class, now.saturating_sub(tag.arrived));
         }
     }
 
-    /// Counts a request that Redis has not answered.
-    pub fn gave(&self, tag: Tag, given: Given, now: u64) {
-        if !self.off {
-            self.given.get(given.index()).into_iter().for_each(|cell| cell.add(1));
-            self.settled(tag, given.outcome(), now);
+    /// The same without its time; returns the class that it belongs to.
+    fn settle(&self, tag: Tag, outcome: Outcome) -> Option<Class> {
+        let profile = PROFILES.get(usize::from(tag.command)).filter(|_| !self.off)?;
+        self.count(tag, outcome);
+        if profile.lookup != Lookup::None && outcome == Outcome::Degraded {
+            self.find(Found::Degraded, 1);
+        }
+        Some(profile.class)
+    }
+
+    /// Counts a request that Redis has not answered. `tried`: it was not refused at once, which would take no time, and make
+    /// an outage look fast.
+    pub fn gave(&self, tag: Tag, given: Given, tried: bool, now: u64) {
+        if self.off {
+            return;
+        }
+        self.given.get(given.index()).into_iter().for_each(|cell| cell.add(1));
+        match tried {
+            true => self.settled(tag, given.outcome(), now),
+            false => drop(self.settle(tag, given.outcome())),
         }
     }
 

@@ -4,8 +4,8 @@
 //! counters here, which are the library's. Gauges that can be read off the parts themselves are added by whoever is asked
 //! for the metrics (`admin/metrics.rs`).
 //!
-//! Cardinality: about 250 series at rest; with every command of the table, of which the first 100 seen have a series for
-//! each of 6 outcomes, about 900.
+//! Cardinality: about 400 series from the start, and at most what `deploy/METRICS.md` adds up to: of commands the first 100
+//! seen have a series for each of 6 outcomes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -33,6 +33,8 @@ const OTHER: &str = "other";
 /// Everything that is counted.
 pub struct Metrics {
     workers: Vec<Arc<Cells>>,
+    /// When counting began.
+    origin: Instant,
     /// Commands in the order in which they were first seen.
     seen: Mutex<Vec<&'static str>>,
     /// How long the breaker has refused everything, and since when it does again.
@@ -46,7 +48,7 @@ pub struct Metrics {
     registry: Registry,
     /// Clients that were accepted.
     pub accepted: IntCounter,
-    /// Clients that were turned away, by reason: `max_clients`.
+    /// Clients that were turned away, by reason: `max_clients`; `auth`: a wrong password, each time.
     pub rejected: IntCounterVec,
     /// Clients that are gone, by reason: see `client/session.rs`.
     pub departed: IntCounterVec,
@@ -54,12 +56,14 @@ pub struct Metrics {
     pub retries: IntCounterVec,
     /// Requests that were not, because too many had been.
     pub retries_denied: IntCounter,
-    /// Requests whose deadline passed, by stage: `queue` (not written yet), `reply`.
+    /// Requests whose deadline passed, by stage: `dial` (no connection yet), `queue` (not written yet), `reply`.
     pub timeouts: IntCounterVec,
     /// Dials, by result.
     pub connects: IntCounterVec,
     /// How long dials took, handshake included, by result.
     pub connect_time: HistogramVec,
+    /// Dials while there was no connection, though there had been one, by result.
+    pub reconnects: IntCounterVec,
     /// Connections that are gone, by reason.
     pub disconnects: IntCounterVec,
     /// Leases given, by cause.
@@ -68,7 +72,7 @@ pub struct Metrics {
     pub lease_rejections: IntCounterVec,
     /// Connections that must be known to be dead at the server before anything else is sent.
     pub fences: IntCounter,
-    /// PINGs of ours that were not answered in time.
+    /// PINGs of ours that were not answered in time, see [`Cells::checks`].
     pub silent_checks: IntCounter,
     /// Changes of the breaker, `from`, `to`.
     pub transitions: IntCounterVec,
@@ -94,6 +98,7 @@ impl Metrics {
         let new = Maker(&registry);
         Ok(Self {
             workers: (0..workers).map(|_| Arc::new(Cells::new(origin, slow_from, off))).collect(),
+            origin,
             seen: Mutex::default(),
             open: Mutex::default(),
             slow: SlowLog::default(),
@@ -102,8 +107,8 @@ impl Metrics {
             accepted: new.counter("downstream_connections_total", "Clients that were accepted.")?,
             rejected: new.counters(
                 "downstream_connections_rejected_total",
-                "Clients that were turned away.",
-                &[("reason", &["max_clients"])],
+                "Clients that were turned away. max_clients: too many were there; auth: a wrong password, each time.",
+                &[("reason", &["max_clients", "auth"])],
             )?,
             departed: new.counters("downstream_disconnects_total", DEPARTURES, &[("reason", &DEPARTURE_REASONS)])?,
             retries: new.counters(
@@ -115,11 +120,17 @@ impl Metrics {
             retries_denied: new.counter("retry_budget_exhausted_total", "Clients whose requests were not repeated because too many had been.")?,
             timeouts: new.counters(
                 "request_timeouts_total",
-                "Requests whose deadline passed. queue: before they were written; reply: before their reply came.",
-                &[("stage", &["queue", "reply"])],
+                "Requests whose deadline passed. dial: while a connection was being made; queue: before they were written; \
+                 reply: before their reply came.",
+                &[("stage", &["dial", "queue", "reply"])],
             )?,
             connects: new.counters("upstream_connects_total", "Dials, by result.", &[("result", &CONNECT_RESULTS)])?,
             connect_time: new.durations("upstream_connect_duration_seconds", "How long dials took, handshake included.", "result", &["ok", "failed"])?,
+            reconnects: new.counters(
+                "reconnects_total",
+                "Dials while there was no connection, though there had been one.",
+                &[("result", &["ok", "failed"])],
+            )?,
             disconnects: new.counters(
                 "upstream_disconnects_total",
                 DISCONNECTS,
@@ -196,6 +207,18 @@ impl Metrics {
         let mut sample = Sample::default();
         self.workers.iter().filter_map(|cells| of(cells)).for_each(|durations| durations.add_to(&mut sample));
         sample
+    }
+
+    /// How long answers to PINGs of ours took.
+    fn checks(&self) -> Sample {
+        self.sample(|cells| Some(&cells.checks))
+    }
+
+    /// When a PING of ours was last answered; none if none ever was.
+    #[must_use]
+    pub fn last_check(&self) -> Option<Instant> {
+        let last = self.workers.iter().map(|cells| cells.checked.get()).max().filter(|last| *last > 0)?;
+        Some(self.origin + Duration::from_micros(last))
     }
 
     /// A count of all workers.
@@ -300,9 +323,10 @@ impl Metrics {
             ),
             counters(
                 "health_checks_total",
-                "PINGs of the proxy's own, which notice a dead connection where nobody uses it.",
+                "PINGs of the proxy's own. fail: answered by an error; timeout: not answered in time.",
                 [
-                    (vec![("result", "ok")], sum(|cells| &cells.pings)),
+                    (vec![("result", "ok")], self.checks().count()),
+                    (vec![("result", "fail")], sum(|cells| &cells.failed_checks)),
                     (vec![("result", "timeout")], self.silent_checks.get()),
                 ],
             ),
@@ -341,6 +365,7 @@ impl Metrics {
                 "How long replies waited for clients that did not take them; only where they had to.",
                 |cells| &cells.flush,
             ),
+            histogram("health_check_duration_seconds", "How long answers to PINGs took.", [(vec![], self.checks())]),
             one("pool_wait_duration_seconds", "How long clients waited for a connection of their own.", |cells| {
                 &cells.lease_wait
             }),
@@ -352,7 +377,7 @@ impl Metrics {
 pub const CONNECT_RESULTS: [&str; 9] = ["ok", "refused", "timeout", "dns", "auth", "eof", "reset", "protocol", "other"];
 
 /// What counts against Redis, and the reasons.
-const FAILURES: &str = "What counted against Redis.";
+const FAILURES: &str = "Failures of Redis, by reason; while the breaker is open it takes no account of them.";
 const FAILURE_REASONS: [&str; 5] = ["connect", "timeout", "disconnect", "unavailable_reply", "health_check"];
 
 /// For which reasons clients are gone, and what these mean.

@@ -310,6 +310,11 @@ impl Breaker {
         self.step
     }
 
+    /// Health checks in a row that have failed, up to the one that opens it; none but in Closed.
+    pub fn strikes(&self) -> u32 {
+        if let Phase::Closed(health) = &self.phase { health.strikes } else { 0 }
+    }
+
     /// How often it has opened.
     pub fn trips(&self) -> u64 {
         self.trips

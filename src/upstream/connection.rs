@@ -39,6 +39,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use block::{Block, Ended};
 pub(crate) use entry::{ClientKey, InFlight, Replies, Sending, Traits, Unanswered};
 pub(crate) use overdue::Slot;
+pub(crate) use timing::Parts;
 use timing::Timing;
 
 use super::admission::Admission;
@@ -659,10 +660,11 @@ impl Connection {
             self.timing.refused(&entry, buffer.get(range).unwrap_or_default());
         } else {
             self.served |= !entry.client.is_ours();
-            if let Some(parts) = self.timing.replied(&entry, self.owner.is_none()) {
+            let reply = timing::Reply { request: request.end - request.start, length: range.len() as u64, streamed };
+            if let Some(parts) = self.timing.replied(&entry, reply, self.owner.is_none()) {
                 let mut asked = Vec::new();
                 self.outgoing.copy(request, &mut asked);
-                clients.slow(entry, &asked, range.len(), parts.queue, parts.upstream);
+                clients.slow(entry, &asked, parts);
             }
             self.hand_over(entry, buffer, range, true, clients);
         }
@@ -697,7 +699,7 @@ impl Connection {
         } else if entry.client == ClientKey::PROOF {
             self.news.proof = self.proof_asked.take().or(self.news.proof);
         } else if entry.client == ClientKey::CHECK {
-            self.checked(Ok(()));
+            self.checked(opinion_of(buffer.get(range).unwrap_or_default()));
         } else if let Some(serial) = entry.client.fence() {
             self.news.fenced.extend(complete.then_some(serial));
         } else if let Some(serial) = entry.client.release() {
@@ -746,8 +748,7 @@ impl Connection {
         if cannot_serve(line) {
             self.failed = true;
             if entry.client == ClientKey::CHECK {
-                let code = line.split(|byte| *byte == b' ').next().unwrap_or_default();
-                self.checked(Err(Obstacle::Refused(String::from_utf8_lossy(code).into_owned())));
+                self.checked(Err(Obstacle::of_refusal(line)));
             }
             self.outgoing.copy(request, &mut bytes);
             if !entry.client.is_ours() {
@@ -803,6 +804,7 @@ impl Connection {
             self.held_back.extend_from_slice(buffer.get(range).unwrap_or_default());
             return Ok(());
         }
+        self.timing.passed_on(range.len(), !self.streaming);
         (self.streaming, self.pushing) = (true, push);
         match (entry, self.owner) {
             (Some(entry), _) => self.hand_over(entry, buffer, range, false, clients),
@@ -825,5 +827,26 @@ impl Connection {
         // The task finds its connection gone, and ends.
         self.wake_task();
         Made { transport: self.transport, permit: self.permit, peer: self.peer, asked: self.since, renewal }
+    }
+}
+
+/// What the reply to a PING says of the server. Whoever may not give the command is told so by a server that serves.
+fn opinion_of(reply: &[u8]) -> Result<(), Obstacle> {
+    match reply.strip_prefix(b"-") {
+        Some(error) if !error.starts_with(b"NOPERM") => Err(Obstacle::of_refusal(error)),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ping_that_is_answered_by_an_error_is_none_unless_we_may_not_ask() {
+        assert_eq!(opinion_of(b"+PONG\r\n"), Ok(()));
+        assert_eq!(opinion_of(b"-NOPERM this user has no permissions to run the 'ping' command\r\n"), Ok(()));
+        let misconf = b"-MISCONF Redis is configured to save RDB snapshots\r\n";
+        assert_eq!(opinion_of(misconf), Err(Obstacle::Refused("MISCONF".to_owned())));
     }
 }

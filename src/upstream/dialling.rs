@@ -276,6 +276,9 @@ impl Upstream {
             lane.failure = lane.failure.take().filter(|(error, _)| matches!(error, Error::Database(_)));
         }
         if was_down {
+            if self.shared.was_usable() {
+                self.shared.metrics.reconnects.with_label_values(&["ok"]).inc();
+            }
             self.window = FIRST_WINDOW;
             tracing::info!("connected to the upstream again");
         }
@@ -366,6 +369,9 @@ impl Upstream {
                 breaker.probe_succeeded(now);
             });
             return;
+        }
+        if !usable && self.shared.was_usable() {
+            self.shared.metrics.reconnects.with_label_values(&["failed"]).inc();
         }
         self.shared.supervise(|supervisor| {
             if !usable {
@@ -515,6 +521,11 @@ impl Upstream {
             .filter(|id| self.lanes.get(*id).is_some_and(|lane| !lane.waiting.is_empty() || !lane.parked.is_empty()))
             .collect();
         wanting.into_iter().for_each(|lane| self.obtain_if_bare(lane));
+    }
+
+    /// True if a connection is being made for a lane.
+    pub(crate) fn is_dialling(&self, lane: LaneId) -> bool {
+        self.lanes.get(lane).is_some_and(|lane| lane.pending > 0)
     }
 
     /// Gets a lane a connection if it has none in service and none is being made.

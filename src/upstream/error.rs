@@ -178,6 +178,12 @@ impl Failure {
         matches!(self.outcome, Outcome::Unknown | Outcome::Pending)
     }
 
+    /// The same for the count of a request whose client does not hear of it any more.
+    pub(crate) fn for_metrics(self) -> crate::observe::cells::Outcome {
+        use crate::observe::cells::Outcome as Counted;
+        if self.may_have_run() { Counted::Indeterminate } else { Counted::Unavailable }
+    }
+
     /// The error line for the client, without the `-`.
     pub(crate) fn text(self) -> String {
         let why = match self.why {

@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::breaker::{Reason, State};
 use super::lane::{ConnectionId, Use};
 use super::supervisor::{DialFailure, Link};
-use super::{ClientKey, Event, Shared, Upstream};
+use super::{ClientKey, Event, LaneKey, Protocol, Shared, Upstream};
 
 /// A PING that is not answered sooner counts as unanswered. With the second for which an answer is shared, and what timers
 /// and the asking itself take, a Redis that falls silent is noticed within three.
@@ -61,9 +61,22 @@ impl fmt::Display for Obstacle {
     }
 }
 
+impl Obstacle {
+    /// PING was answered by this error line, without its `-`.
+    pub(super) fn of_refusal(line: &[u8]) -> Self {
+        let code = line.split(|byte| !byte.is_ascii_uppercase()).next().unwrap_or_default();
+        Self::Refused(String::from_utf8_lossy(code).into_owned())
+    }
+}
+
 impl Shared {
-    /// Why nobody has to ask: Redis does not answer for a reason that is known already.
+    /// What keeps Redis from answering, as far as is known.
     pub(crate) fn obstacle(&self) -> Option<Obstacle> {
+        self.barrier().or_else(|| self.is_silent().then_some(Obstacle::Silent))
+    }
+
+    /// Why there is no use in asking.
+    pub(crate) fn barrier(&self) -> Option<Obstacle> {
         let state = self.view().state;
         match state {
             State::Isolated => return Some(Obstacle::Isolated),
@@ -76,19 +89,19 @@ impl Shared {
         hopeless.then(|| Obstacle::Unconnected(self.last_dial()))
     }
 
-    /// Asks Redis for a PONG, and how long it took to come.
+    /// Asks Redis for a PONG.
     ///
     /// # Errors
     /// Why it did not come in time.
-    pub(crate) async fn ask_for_pong(&self) -> Result<Duration, Obstacle> {
+    pub(crate) async fn ask_for_pong(&self) -> Result<(), Obstacle> {
         let began = Instant::now();
         let mut answer = None;
         loop {
-            if let Some(obstacle) = self.obstacle() {
-                return Err(obstacle);
+            if let Some(barrier) = self.barrier() {
+                return Err(barrier);
             }
             match answer.take() {
-                None if self.has_usable() => {
+                None if self.has_usable() || self.link() == Link::Up => {
                     let (asker, awaited) = oneshot::channel();
                     self.pass_on(Check { asker, passed_on: 0 });
                     answer = Some(awaited);
@@ -96,16 +109,18 @@ impl Shared {
                 // One is being made, or is about to be.
                 None => sleep(LOOK_AGAIN).await,
                 Some(mut awaited) => match timeout(LOOK_AGAIN, &mut awaited).await {
-                    Ok(Ok(pong)) => return pong.map(|()| began.elapsed()),
+                    Ok(Ok(pong)) => return pong,
                     // The connection was lost, or the last one is gone: perhaps there is another.
                     Ok(Err(_)) => sleep(LOOK_AGAIN).await,
                     Err(_) => answer = Some(awaited),
                 },
             }
             if began.elapsed() >= ANSWER_WITHIN {
-                let obstacle =
-                    if answer.is_some() { Obstacle::Silent } else { Obstacle::Unconnected(self.last_dial()) };
-                return Err(obstacle);
+                if answer.is_none() {
+                    return Err(Obstacle::Unconnected(self.last_dial()));
+                }
+                self.note_silence(began);
+                return Err(Obstacle::Silent);
             }
         }
     }
@@ -136,7 +151,15 @@ impl Upstream {
                     self.ask(id, ClientKey::CHECK);
                 }
             }
-            None => self.shared.pass_on(Check { passed_on: check.passed_on + 1, ..check }),
+            None => {
+                if check.passed_on == 0 {
+                    // All may be lent out; whoever asks asks again soon.
+                    let key = LaneKey { database: self.shared.default_database(), protocol: Protocol::Resp3 };
+                    let lane = self.lane(key);
+                    self.obtain_if_bare(lane);
+                }
+                self.shared.pass_on(Check { passed_on: check.passed_on + 1, ..check });
+            }
         }
     }
 }

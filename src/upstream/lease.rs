@@ -13,6 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
+use super::breaker::State;
 use super::connection::{ClientKey, Connection, Replies, Sending, Traits, Unanswered};
 use super::error::{Error, Why};
 use super::lane::{ConnectionId, LaneId, Use};
@@ -159,11 +160,11 @@ pub(super) struct Holder {
     /// Others find it by this.
     _listing: Listing,
     /// Passes on when the connection is given back or gone.
-    slot: Slot,
+    pub(super) slot: Slot,
     /// Since when, in ticks.
     since: u32,
     /// A CLIENT UNBLOCK is on its way there: nobody else may have the connection before that is answered.
-    releasing: bool,
+    pub(super) releasing: bool,
     /// Its client has given it back meanwhile.
     returned: bool,
     /// Since when it is to wait for others no more, because the process takes its leave, in ticks.
@@ -485,8 +486,8 @@ impl Upstream {
         let Some(mut entry) = self.remove(id) else { return };
         let holder = entry.holder.take();
         let served = entry.connection.has_served();
-        // Its client has left, and so the server ends it: that says nothing.
-        let lost = !entry.connection.is_finishing();
+        // That says nothing where its client has left, and so the server ends it; nor where it is us who end it.
+        let lost = !entry.connection.is_finishing() && !matches!(error, Error::Open);
         let (taken, _) = entry.connection.close(&mut self.pool);
         let reason = if lost { error.reason() } else { "lease" };
         self.shared.metrics.disconnects.with_label_values(&[reason]).inc();
@@ -552,6 +553,10 @@ impl Upstream {
         if self.leaving {
             return self.release_all(clients);
         }
+        if self.view.state == State::Isolated {
+            return self.isolate(clients);
+        }
+        self.isolated = None;
         let waiting = self.shared.quota.blocked_out().div_ceil(self.shared.config.workers.max(1));
         if waiting == 0 {
             return;
@@ -595,7 +600,7 @@ impl Upstream {
     }
 
     /// Ends what a client waits for on its connection; false if that cannot be now.
-    fn release(&mut self, id: ConnectionId, clients: &mut impl Replies) -> bool {
+    pub(super) fn release(&mut self, id: ConnectionId, clients: &mut impl Replies) -> bool {
         let Some(via) = self.least_busy() else {
             // The lanes have lent out all they had.
             let lane = self.entry(id).map(|entry| entry.lane);

@@ -161,6 +161,11 @@ impl Shared {
         self.gaps.load(Ordering::Relaxed)
     }
 
+    /// Health checks in a row that have failed while the breaker was closed.
+    pub(crate) fn strikes(&self) -> u32 {
+        self.guard.with(|breaker| breaker.strikes()).0
+    }
+
     /// What may be tried.
     pub(crate) fn state(&self) -> State {
         self.view().state

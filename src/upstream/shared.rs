@@ -97,6 +97,8 @@ pub(crate) struct Shared {
     heard: AtomicU64,
     /// When the latest question was asked that the server has answered, in the same.
     proved: AtomicU64,
+    /// When the server was asked for the last PONG that did not come in time; 0 if each has.
+    unanswered: AtomicU64,
     /// Connections in service.
     usable: AtomicUsize,
     /// One ever was.
@@ -141,6 +143,7 @@ impl Shared {
             origin: now,
             heard: AtomicU64::new(0),
             proved: AtomicU64::new(0),
+            unanswered: AtomicU64::new(0),
             usable: AtomicUsize::new(0),
             was_usable: AtomicBool::new(false),
             demand: AtomicUsize::new(0),
@@ -327,6 +330,17 @@ impl Shared {
     /// True if something came from the server, to any worker, after `instant`.
     pub(super) fn heard_since(&self, instant: Instant) -> bool {
         self.heard.load(Ordering::Relaxed) > self.micros(instant)
+    }
+
+    /// Notes that the server has not answered in time a PING that it was asked then.
+    pub(super) fn note_silence(&self, asked: Instant) {
+        self.unanswered.fetch_max(self.micros(asked), Ordering::Relaxed);
+    }
+
+    /// True if nothing was heard since the server was asked a PING that it did not answer in time.
+    pub(super) fn is_silent(&self) -> bool {
+        let unanswered = self.unanswered.load(Ordering::Relaxed);
+        unanswered > 0 && unanswered >= self.heard.load(Ordering::Relaxed)
     }
 
     /// Notes that the server has answered what it was asked then.

@@ -146,7 +146,7 @@ impl Upstream {
         // What this worker has beyond its share goes to the others first; a replica is of no use to anybody.
         match if renewed || fenced || self.owed() > 0 { None } else { self.next_starved() } {
             Some((lane, usage)) => self.switch(id, lane, usage),
-            None => self.discard(id),
+            None => self.discard(id, if renewed { "readonly" } else { "idle" }),
         }
         if renewed {
             lane.into_iter().for_each(|lane| self.obtain_if_bare(lane));

@@ -308,6 +308,9 @@ impl Upstream {
         let Subscriptions { feed, register, .. } = &mut self.subscriptions;
         let Some(feed) = feed.as_mut().filter(|feed| feed.id() == id) else { return Poll::Ready(()) };
         let result = feed.turn(cx, &mut self.buffer, &mut self.pool, register, clients);
+        let (received, sent) = feed.take_traffic();
+        self.cells.upstream_received.add(received);
+        self.cells.upstream_sent.add(sent);
         self.heard = self.heard.max(feed.heard);
         self.progress_of_feed();
         if let Err(error) = result {
@@ -343,13 +346,17 @@ impl Upstream {
 
     /// The connection failed. Requests without an answer fail; whoever heard something is disconnected, or waits for the
     /// next connection.
-    fn lose_feed(&mut self, error: &Error, clients: &mut impl Replies) {
+    pub(super) fn lose_feed(&mut self, error: &Error, clients: &mut impl Replies) {
         let Some(feed) = self.subscriptions.feed.take() else { return };
         let (now, served, resubscribe) =
             (self.now, feed.has_served(), self.shared.config.on_loss == OnLoss::Resubscribe);
         feed.close(&mut self.pool);
         self.shared.metrics.disconnects.with_label_values(&[error.reason()]).inc();
-        self.doubt_server();
+        // If it is us who end it, that says nothing of the server.
+        let lost = !matches!(error, Error::Open);
+        if lost {
+            self.doubt_server();
+        }
         let register = &mut self.subscriptions.register;
         let (unanswered, hearers) = (register.lose(), register.all_hearers());
         let orderly = matches!(error, Error::Closed) && unanswered.is_empty();
@@ -358,11 +365,13 @@ impl Upstream {
         } else {
             tracing::warn!(%error, subscribers = hearers.len(), resubscribe, "lost the subscription connection");
         }
-        if !(orderly || matches!(error, Error::Replica)) {
+        if lost && !(orderly || matches!(error, Error::Replica)) {
             self.shared.blame("disconnect", |breaker| breaker.failure(self.view.generation, now));
         }
-        self.shared.supervise(|supervisor| supervisor.lost(self.shared.has_usable(), served, now));
-        self.look();
+        if lost {
+            self.shared.supervise(|supervisor| supervisor.lost(self.shared.has_usable(), served, now));
+            self.look();
+        }
         fail(unanswered, Why::Lost, clients);
         self.expect_no_feed();
         self.release_publishers();
@@ -399,6 +408,7 @@ impl Upstream {
             // Somebody waits for an answer, if only we.
         } else if unused >= RETIRE_AFTER || (!unused.is_zero() && self.shared.permits.is_wanted()) {
             self.subscriptions.feed.take().into_iter().for_each(|feed| feed.close(&mut self.pool));
+            self.shared.metrics.disconnects.with_label_values(&["idle"]).inc();
         } else if now.saturating_duration_since(feed.heard) >= jittered(feed.id(), super::watch::PING_AFTER) {
             self.check_feed();
         }

@@ -229,6 +229,7 @@ impl Upstream {
         if silent >= PING_TIMEOUT && !entry.struck && !entry.connection.is_awaited() {
             entry.struck = true;
             self.shared.metrics.silent_checks.inc();
+            self.shared.note_silence(now - silent);
             self.shared.blame("health_check", |breaker| breaker.health_check(false, now));
             return;
         }
@@ -291,7 +292,7 @@ impl Upstream {
     }
 
     fn ping(&mut self, id: ConnectionId) {
-        self.ask(id, ClientKey::NOBODY);
+        self.ask(id, ClientKey::PING);
     }
 
     /// Sends a PING of our own.
@@ -429,13 +430,13 @@ impl Upstream {
             let unused = now.saturating_duration_since(connection.used()) >= RETIRE_AFTER;
             if lease {
                 if unused && !warm {
-                    self.discard(id);
+                    self.discard(id, "idle");
                 } else if resting >= jittered(id, PING_AFTER) {
                     self.ping(id);
                 }
             } else if spare > 0 && unused {
                 spare -= 1;
-                self.discard(id);
+                self.discard(id, "idle");
             } else if state == State::HalfOpen && usable {
                 // Whoever has no clients just now finds out for them.
                 if let Some(trial) = self.shared.guard.try_trial(now) {

@@ -1,7 +1,7 @@
 //! What is counted, against what really happened: every request once, with what became of it.
 
 use crate::support::http;
-use crate::support::{Client, Kind, PATIENCE, Proxy, Server, wait_until};
+use crate::support::{Client, Kind, PATIENCE, Proxy, Server, wait_until, words};
 use std::time::Duration;
 
 /// The value of a series, which is named as in the text: `outrigger_x_total{a="b"}`; labels are in alphabetical order.
@@ -208,4 +208,84 @@ fn alone_a_scrape_is_quick() {
         .collect();
     times.sort();
     assert!(times[98] <= Duration::from_millis(10), "the 99th of 100 scrapes took {:?}", times[98]);
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_is_counted_all_the_same() {
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::patient(&server, |_| {});
+    let mut stays = proxy.connect();
+    stays.ask("SET k v");
+    // Longer than it takes five clients to come and go.
+    server.connect().ask("CLIENT PAUSE 2000 ALL");
+    for _ in 0..5 {
+        let mut leaves = proxy.connect();
+        leaves.send(&words("STRLEN k"));
+        leaves.wait_until_read();
+        leaves.reset();
+    }
+    wait_until("they have left", PATIENCE, || {
+        value(&scrape(&proxy), "outrigger_downstream_disconnects_total{reason=\"client\"}") == Some(5.0)
+    });
+    wait_until("they are answered", PATIENCE, || outcomes(&scrape(&proxy), "strlen") == "ok=5");
+    assert_eq!(value(&scrape(&proxy), "outrigger_tombstones_total"), Some(5.0));
+}
+
+#[test]
+fn what_is_published_counts_as_bytes_of_redis() {
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::patient(&server, |_| {});
+    let mut subscriber = proxy.connect();
+    subscriber.ask("SUBSCRIBE news");
+    server.connect().call(&[b"PUBLISH", b"news", &[b'x'; 1_000_000]]);
+    assert!(subscriber.reply().len() > 1_000_000);
+    let text = scrape(&proxy);
+    let received = value(&text, "outrigger_upstream_bytes_total{direction=\"rx\"}");
+    assert!(received.is_some_and(|received| received > 1e6), "{received:?}");
+}
+
+#[test]
+fn those_turned_away_are_not_accepted() {
+    let server = Server::start(Kind::Redis70);
+    let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let password = folder.path().join("password");
+    std::fs::write(&password, "secret").expect("it can be written");
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--max-clients", "2"]).arg("--password-file").arg(&password);
+    });
+    let mut clients = [proxy.connect(), proxy.connect()];
+    assert!(clients[0].ask("AUTH wrong").starts_with(b"-WRONGPASS"));
+    assert_eq!(clients[1].ask("AUTH secret"), b"+OK\r\n");
+    let mut third = proxy.connect();
+    assert!(third.rest().expect("it is told").starts_with(b"-ERR max number of clients"));
+    let text = scrape(&proxy);
+    assert_eq!(value(&text, "outrigger_downstream_connections_total"), Some(2.0));
+    for reason in ["max_clients", "auth"] {
+        let series = format!("outrigger_downstream_connections_rejected_total{{reason=\"{reason}\"}}");
+        assert_eq!(value(&text, &series), Some(1.0), "{reason}");
+    }
+}
+
+#[test]
+fn the_slow_log_knows_the_sizes_of_what_streamed() {
+    const LARGE: usize = 5_000_000;
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::patient(&server, |flags| {
+        flags.args(["--slowlog-threshold", "1us"]);
+    });
+    let mut client = proxy.connect();
+    client.call(&[b"SET", b"k", &[b'x'; LARGE]]);
+    client.ask("GET k");
+    // Behind it, so that both are in the log by then.
+    client.ask("PING");
+    let status = http::get(&proxy.http(), "/status.json").json();
+    let slow = |command: &str| {
+        let all = status["slow"].as_array().expect("a list");
+        let one = all.iter().find(|one| one["command"] == command).unwrap_or_else(|| panic!("{command}: {status}"));
+        (one["request_bytes"].as_u64().expect("a number"), one["reply_bytes"].as_u64().expect("a number"))
+    };
+    let (request, reply) = slow("get");
+    assert_eq!((request, reply), (20, LARGE as u64 + 12));
+    let (request, reply) = slow("set");
+    assert_eq!((request, reply), (LARGE as u64 + 32, 5));
 }

@@ -109,7 +109,7 @@ impl Session {
                 Poll::Ready(Err(_)) => {
                     let _ = self.broken();
                 }
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(count)) => self.note_arrival(count, turn.env),
             }
         }
         Poll::Pending

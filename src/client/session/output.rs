@@ -14,16 +14,16 @@ use tokio::time::Instant;
 use super::hold::Heard;
 use super::{BULK_ITEM, Departure, Phase, Session};
 use crate::buffer::MAX_SLICES;
-use crate::client::clients::Env;
+use crate::client::clients::{Env, count_reply};
 use crate::client::section;
 use crate::client::unserved::{self, Asked};
 use crate::command::keys::{self, asks_to_block};
 use crate::command::table;
 use crate::lifecycle::Stage;
-use crate::observe::cells::{Given, Outcome, Tag, command_name};
+use crate::observe::cells::{Given, Tag, command_name};
 use crate::observe::slowlog::Slow;
 use crate::resp::request::Args;
-use crate::upstream::{Failure, InFlight, Protocol};
+use crate::upstream::{Failure, InFlight, Parts, Protocol};
 
 /// While a large reply streams and more than this waits for its client, upstream is not read for a millisecond, in bytes.
 const LAG: usize = 4 * 1024 * 1024;
@@ -63,7 +63,8 @@ impl Session {
                 Heard::Part => (muted, kept) = (true, true),
                 Heard::Whole(reply) => {
                     self.deliver_retold(&reply, muted, buffer, env);
-                    muted = true;
+                    count_reply(entry, &reply, env);
+                    (muted, is_counted) = (true, false);
                 }
                 Heard::AskAgain(request) => {
                     if env.stage == Stage::Serving {
@@ -81,14 +82,10 @@ impl Session {
         }
         self.append(muted, buffer, range.clone(), env);
         let was_half = mem::replace(&mut self.half_delivered, !complete && !kept);
+        self.last = entry.tag();
         if complete && is_counted {
             // Of a long reply the beginning is gone; it is no error, and what it holds is not looked into.
-            let reply = if was_half { &[] } else { buffer.get(range).unwrap_or_default() };
-            self.last = entry.tag();
-            match traits.is_queued() {
-                true => env.cells.settled(entry.tag(), Outcome::Local, env.clock),
-                false => env.cells.answered(entry.tag(), reply, env.clock),
-            }
+            count_reply(entry, if was_half { &[] } else { buffer.get(range).unwrap_or_default() }, env);
         }
         if complete {
             self.answered(buffer, env);
@@ -138,6 +135,7 @@ impl Session {
         env: &mut Env,
     ) {
         if self.phase == Phase::Dead {
+            env.cells.settled(entry.tag(), failure.for_metrics(), env.clock);
             return;
         }
         let traits = entry.traits;
@@ -145,11 +143,13 @@ impl Session {
         self.hold.iter_mut().for_each(|hold| hold.forget_kept(env.pool.memory()));
         if env.stage != Stage::Serving && self.is_dismissed() {
             // It waited for others, and is told no more than by a server that ends.
+            env.cells.settled(mem::take(&mut self.tag), failure.for_metrics(), env.clock);
             self.answered(buffer, env);
             return;
         }
         let leaves = self.hold.is_some() && self.phase != Phase::Serving && env.stage == Stage::Serving;
         if leaves || (mem::take(&mut self.half_delivered) && !traits.is_muted()) {
+            env.cells.settled(mem::take(&mut self.tag), failure.for_metrics(), env.clock);
             self.kill(Departure::UpstreamLost);
             return;
         }
@@ -165,9 +165,9 @@ impl Session {
             let given = unserved::answer(&Asked { request, protocol, strict, policy, upstream }, failure, &mut reply);
             self.out.push(&reply, &mut env.pool);
             env.answer = reply;
-            self.gave(given, env);
+            self.gave(given, true, env);
         } else {
-            self.gave(if failure.may_have_run() { Given::Indeterminate } else { Given::Unavailable }, env);
+            self.gave(if failure.may_have_run() { Given::Indeterminate } else { Given::Unavailable }, true, env);
         }
         self.answered(buffer, env);
         self.release_held(buffer, env);
@@ -282,7 +282,7 @@ impl Session {
             env.cells.flush.observe(waited);
             if waited >= env.cells.slow_from() {
                 let slow = self.slow(tag);
-                env.metrics.slow.add(Slow { flush: Duration::from_micros(waited), ..slow });
+                env.metrics.slow.add_flush(Slow { flush: Duration::from_micros(waited), ..slow });
             }
         }
     }
@@ -293,24 +293,19 @@ impl Session {
             at: SystemTime::now(),
             command: command_name(usize::from(tag.command)),
             client: String::from_utf8_lossy(&self.state.name).into_owned(),
+            id: (self.state.id, tag.arrived),
             keys: 0,
             request: 0,
             reply: 0,
             queue: Duration::ZERO,
             upstream: Duration::ZERO,
+            head_of_line: Duration::ZERO,
             flush: Duration::ZERO,
         }
     }
 
     /// Notes that the reply to a request took long. What waits for others is not slow.
-    pub(in crate::client) fn note_slow(
-        &self,
-        entry: InFlight,
-        request: &[u8],
-        reply: usize,
-        (queue, upstream): (Duration, Duration),
-        env: &Env,
-    ) {
+    pub(in crate::client) fn note_slow(&self, entry: InFlight, request: &[u8], parts: Parts, env: &Env) {
         let args = Args::new(request);
         let command = table::of_request(args.clone());
         if command.is_some_and(|command| asks_to_block(command, args.clone())) {
@@ -319,7 +314,8 @@ impl Session {
         let mut keys = 0;
         command.into_iter().for_each(|command| keys::keys(command, args.clone(), |_| keys += 1));
         let slow = self.slow(entry.tag());
-        env.metrics.slow.add(Slow { keys, request: request.len(), reply, queue, upstream, ..slow });
+        let Parts { request, reply, queue, upstream, head_of_line } = parts;
+        env.metrics.slow.add(Slow { keys, request, reply, queue, upstream, head_of_line, ..slow });
     }
 
     fn try_write_out(&mut self, env: &mut Env) {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Failure;
 use super::View;
+use super::timing::Parts;
 use crate::observe::cells::Tag;
 use crate::upstream::lane::ConnectionId;
 use crate::upstream::subscription::{Topics, Verdict};
@@ -23,10 +24,10 @@ pub(crate) struct ClientKey {
 }
 
 /// From here on slots are our own.
-const OURS: u32 = u32::MAX - 5;
+const OURS: u32 = u32::MAX - 6;
 
 impl ClientKey {
-    /// Nobody: PINGs, and tombstones of requests that were answered here.
+    /// Nobody: what needs no answer, and tombstones of requests that were answered here.
     pub(crate) const NOBODY: Self = Self { slot: OURS, generation: 0 };
     /// Ourselves: the reply is kept.
     pub(crate) const CAPTURE: Self = Self { slot: OURS + 1, generation: 0 };
@@ -36,6 +37,9 @@ impl ClientKey {
 
     /// Ourselves: a PING to be able to say whether Redis answers.
     pub(crate) const CHECK: Self = Self { slot: OURS + 5, generation: 0 };
+
+    /// Ourselves: a PING of a connection that nobody uses.
+    pub(crate) const PING: Self = Self { slot: OURS + 6, generation: 0 };
 
     /// A CLIENT UNBLOCK of the leased connection of that serial.
     pub(crate) fn of_release(serial: u32) -> Self {
@@ -55,6 +59,11 @@ impl ClientKey {
     /// The serial of a fence.
     pub(crate) fn fence(self) -> Option<u32> {
         (self.slot == OURS + 2).then_some(self.generation)
+    }
+
+    /// True if it is a PING of ours.
+    pub(crate) fn is_ping(self) -> bool {
+        matches!(self, Self::PROOF | Self::CHECK | Self::PING)
     }
 
     /// True if it is no client.
@@ -215,9 +224,9 @@ pub(crate) struct Unanswered {
 pub(crate) trait Replies {
     /// Begins a turn: it is now.
     fn clock(&mut self, now: Instant);
-    /// The reply to `entry`, of that many bytes, took long: so long from its arrival until it was written, so long from there.
-    /// `request` is what it asked, if that was kept. To be called before that reply is delivered.
-    fn slow(&mut self, entry: InFlight, request: &[u8], reply: usize, queue: Duration, upstream: Duration);
+    /// The reply to `entry` took long. `request` is what it asked, if that was kept. To be called before that reply is
+    /// delivered.
+    fn slow(&mut self, entry: InFlight, request: &[u8], parts: Parts);
     /// Takes `buffer[range]`, the next bytes of the reply to `entry`; with `complete` they end it. The bytes need not be
     /// copied before [`Replies::flush`].
     fn deliver(&mut self, entry: InFlight, buffer: &[u8], range: Range<usize>, complete: bool);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{ClientKey, InFlight};
+use super::InFlight;
 use crate::observe::cells::{Cells, Tag};
 
 /// The clock of one connection.
@@ -21,17 +21,37 @@ pub(super) struct Timing {
     written: VecDeque<(u64, u64)>,
     /// When the last reply came.
     replied: u64,
+    /// What was passed on of the reply that is not whole yet, in bytes.
+    passed_on: u64,
 }
 
-/// The parts of the time that a slow request took.
-pub(super) struct Parts {
-    pub(super) queue: Duration,
-    pub(super) upstream: Duration,
+/// A slow request: how large it and its reply were, in bytes, and the parts of its time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Parts {
+    pub(crate) request: u64,
+    pub(crate) reply: u64,
+    /// From its arrival until it was written.
+    pub(crate) queue: Duration,
+    /// From there until its reply had come.
+    pub(crate) upstream: Duration,
+    /// The part of that in which replies to requests before it were still due; zero where nobody shares the connection.
+    pub(crate) head_of_line: Duration,
+}
+
+/// The end of a reply.
+#[derive(Clone, Copy)]
+pub(super) struct Reply {
+    /// Length of its request, in bytes.
+    pub(super) request: u64,
+    /// Length of what has come of it now, in bytes.
+    pub(super) length: u64,
+    /// The beginning was passed on before.
+    pub(super) streamed: bool,
 }
 
 impl Timing {
     pub(super) fn new(cells: Arc<Cells>) -> Self {
-        Self { cells, now: 0, written: VecDeque::new(), replied: 0 }
+        Self { cells, now: 0, written: VecDeque::new(), replied: 0, passed_on: 0 }
     }
 
     /// Begins a turn.
@@ -54,10 +74,15 @@ impl Timing {
         self.cells.upstream_received.add(bytes as u64);
     }
 
-    /// The reply to a request came; the parts of its time if it was slow. `shared`: others use the connection too, and nobody
-    /// waits on it for what other clients do.
+    /// So many bytes of a reply are passed on before the rest has come; `first`: they begin it.
+    pub(super) fn passed_on(&mut self, bytes: usize, first: bool) {
+        self.passed_on = if first { 0 } else { self.passed_on } + bytes as u64;
+    }
+
+    /// The reply to a request came, `reply` its last bytes; the parts of its time if it was slow. `shared`: others use the
+    /// connection too, and nobody waits on it for what other clients do.
     #[inline(always)] // Once for each reply: a call costs as much as what it does.
-    pub(super) fn replied(&mut self, entry: &InFlight, shared: bool) -> Option<Parts> {
+    pub(super) fn replied(&mut self, entry: &InFlight, reply: Reply, shared: bool) -> Option<Parts> {
         if self.cells.is_off() {
             return None;
         }
@@ -68,29 +93,40 @@ impl Timing {
         let before = std::mem::replace(&mut self.replied, self.now);
         let Tag { arrived, .. } = entry.tag();
         let is_counted = entry.tag() != Tag::NONE;
+        let written = self.written.front().map_or(self.now, |(_, when)| *when);
         if entry.traits.is_late() {
             self.cells.tombstones.add(1);
-        } else if entry.client == ClientKey::NOBODY || entry.client == ClientKey::PROOF {
-            self.cells.pings.add(1);
+        } else if entry.client.is_ping() {
+            self.cells.checks.observe(self.now.saturating_sub(written));
+            self.cells.checked.set(self.now);
         }
         if !is_counted || entry.client.is_ours() {
             return None;
         }
-        let written = self.written.front().map_or(self.now, |(_, when)| *when);
         let (queue, upstream) = (written.saturating_sub(arrived), self.now.saturating_sub(written));
         self.cells.queue.observe(queue);
+        let mut head_of_line = 0;
         if shared {
+            head_of_line = before.saturating_sub(written);
             self.cells.upstream.observe(upstream);
-            self.cells.head_of_line.observe(before.saturating_sub(written));
+            self.cells.head_of_line.observe(head_of_line);
         }
         let is_slow = queue + upstream >= self.cells.slow_from();
-        is_slow.then(|| Parts { queue: Duration::from_micros(queue), upstream: Duration::from_micros(upstream) })
+        is_slow.then(|| Parts {
+            request: reply.request,
+            reply: reply.length + if reply.streamed { self.passed_on } else { 0 },
+            queue: Duration::from_micros(queue),
+            upstream: Duration::from_micros(upstream),
+            head_of_line: Duration::from_micros(head_of_line),
+        })
     }
 
     /// The server refused a client's request with this error, of which the client hears another.
     pub(super) fn refused(&self, entry: &InFlight, reply: &[u8]) {
         if !entry.client.is_ours() {
             self.cells.note_error(reply);
+        } else if entry.client.is_ping() {
+            self.cells.failed_checks.add(1);
         }
     }
 

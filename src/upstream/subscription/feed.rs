@@ -46,6 +46,8 @@ pub(super) struct Feed {
     out: ByteQueue,
     /// Bytes handed to the kernel.
     written: u64,
+    /// Bytes received and sent that nobody has counted yet.
+    traffic: (u64, u64),
     scanner: ReplyScanner,
     /// The beginning of an incomplete frame.
     held: Vec<u8>,
@@ -85,6 +87,7 @@ impl Feed {
             longest,
             out: ByteQueue::default(),
             written: 0,
+            traffic: (0, 0),
             scanner: ReplyScanner::default(),
             held: Vec::new(),
             starts: Vec::new(),
@@ -142,6 +145,11 @@ impl Feed {
         self.wake();
     }
 
+    /// Bytes received and sent since the last call.
+    pub(super) fn take_traffic(&mut self) -> (u64, u64) {
+        mem::take(&mut self.traffic)
+    }
+
     fn wake(&self) {
         self.task.iter().for_each(Waker::wake_by_ref);
     }
@@ -193,6 +201,7 @@ impl Feed {
             match self.transport.try_write_vectored(slices.get(..count).unwrap_or_default()) {
                 Ok(count) => {
                     self.written += count as u64;
+                    self.traffic.1 += count as u64;
                     self.out.consume(count, pool);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -224,6 +233,7 @@ impl Feed {
                 Poll::Ready(Err(error)) => return Err(error.into()),
             };
             self.heard = Instant::now();
+            self.traffic.0 += count as u64;
             self.take(buffer.get(..count).unwrap_or_default(), pool, register, clients)?;
             if count == buffer.len() {
                 cx.waker().wake_by_ref();

@@ -1,7 +1,7 @@
 //! An outage on purpose: it begins, clients notice, it ends by itself or when it is told to. And the end of all.
 
 use super::{Setting, TOKEN};
-use crate::support::{Kind, PATIENCE, Proxy, Server, http, wait_until};
+use crate::support::{Kind, PATIENCE, Proxy, Server, http, wait_until, words};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,52 @@ fn a_drill_begins_is_noticed_and_ends_by_itself() {
         assert_eq!(setting.proxy.logged(line), 1, "{line}");
     }
     assert_eq!(setting.proxy.logged(TOKEN), 0);
+}
+
+/// Whoever has a connection for itself, or is subscribed, would not notice; and nothing is lost with it.
+#[test]
+fn it_is_an_outage_to_those_who_have_connections_of_their_own() {
+    let setting = Setting::new(|_| {});
+    let mut direct = setting.server.connect();
+    let (mut watcher, mut popper, mut subscriber) = (setting.client(), setting.client(), setting.client());
+    assert_eq!(watcher.ask("WATCH k"), b"+OK\r\n");
+    popper.send(&words("BLPOP jobs 0"));
+    wait_until("it blocks", PATIENCE, || setting.server.info_number("clients", "blocked_clients") == 1);
+    subscriber.ask("SUBSCRIBE news");
+    assert_eq!(setting.post_as_operator("/breaker/isolate?for=1h").status, 200);
+
+    let released = popper.reply();
+    assert!(released.starts_with(b"-UNAVAILABLE"), "{}", released.escape_ascii());
+    assert_eq!(subscriber.rest().expect("it is closed in order"), b"", "as if Redis had gone");
+    wait_until("nobody blocks", PATIENCE, || setting.server.info_number("clients", "blocked_clients") == 0);
+    direct.ask("RPUSH jobs one");
+    direct.ask("SET k of-redis");
+    wait_until("reads are answered as in an outage", PATIENCE, || watcher.ask("GET k") == b"$-1\r\n");
+    assert_eq!(watcher.ask("MULTI"), b"+OK\r\n");
+    assert_eq!(watcher.ask("GET k"), b"+QUEUED\r\n");
+    let exec = watcher.ask("EXEC");
+    assert!(exec.starts_with(b"-EXECABORT") || exec.starts_with(b"-UNAVAILABLE"), "{}", exec.escape_ascii());
+    assert!(popper.ask("BLPOP jobs 0").starts_with(b"-UNAVAILABLE"));
+    assert_eq!(setting.metric("outrigger_leases"), 0);
+    assert_eq!(direct.ask("LLEN jobs"), b":1\r\n", "no element was taken");
+
+    assert_eq!(setting.post_as_operator("/breaker/release").status, 200);
+    wait_until("it is over", PATIENCE, || watcher.ask("GET k") == b"$8\r\nof-redis\r\n");
+    wait_until("leases are given", PATIENCE, || popper.ask("BLPOP jobs 1").starts_with(b"*2\r\n"));
+}
+
+#[test]
+fn it_is_an_outage_in_session_mode_too() {
+    let setting = Setting::new(|flags| {
+        flags.args(["--mode", "session", "--max-clients", "20", "--pool-size", "40"]);
+    });
+    let mut client = setting.client();
+    assert_eq!(client.ask("SET k v"), b"+OK\r\n");
+    assert_eq!(setting.post_as_operator("/breaker/isolate").status, 200);
+    wait_until("reads are answered as in an outage", PATIENCE, || client.ask("GET k") == b"$-1\r\n");
+    assert!(client.ask("INCR n").starts_with(b"-UNAVAILABLE"));
+    assert_eq!(setting.post_as_operator("/breaker/release").status, 200);
+    wait_until("it is over", PATIENCE, || client.ask("GET k") == b"$1\r\nv\r\n");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `/health` follows Redis, and costs it next to nothing.
 
 use super::Setting;
-use crate::support::{Figures, PATIENCE, alone, http, wait_until};
+use crate::support::{Figures, PATIENCE, alone, http, wait_until, words};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -148,4 +148,51 @@ fn one_who_hangs_up_takes_the_answer_from_nobody() {
         std::io::Write::write_all(&mut gone, b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("it is taken");
     }
     wait_until("Redis is found", PATIENCE, || setting.status("/health") == 200);
+}
+
+/// The only shared connection is lent out, and nobody else sends anything.
+#[test]
+fn redis_is_asked_where_all_connections_are_lent_out() {
+    let setting = Setting::new(|flags| {
+        flags.args(["--workers", "1"]);
+    });
+    let mut client = setting.client();
+    client.ask("SET a b");
+    assert_eq!(client.ask("WAIT 1 1"), b":0\r\n");
+    client.send(&words("WAIT 1 0"));
+    client.wait_until_read();
+    wait_until("it is lent out", PATIENCE, || setting.metric("outrigger_leases{cause=\"blocking\"}") == 1);
+    let answer = setting.get("/health");
+    assert_eq!(answer.status, 200, "{answer:?}");
+}
+
+#[test]
+fn a_server_that_says_that_we_may_not_ask_serves() {
+    let setting = Setting::new(|_| {});
+    assert_eq!(setting.status("/health"), 200);
+    let mut direct = setting.server.connect();
+    direct.ask("ACL SETUSER default -ping");
+    assert!(direct.ask("PING").starts_with(b"-NOPERM"));
+    let checks = setting.metric("outrigger_health_checks_total{result=\"ok\"}");
+    wait_until("it is asked again", PATIENCE, || {
+        let answer = setting.get("/health");
+        assert_eq!(answer.status, 200, "{answer:?}");
+        setting.metric("outrigger_health_checks_total{result=\"ok\"}") > checks
+    });
+}
+
+/// Nobody asks for anything, so only the question from outside finds it out; and everybody is told so.
+#[test]
+fn a_server_that_hangs_while_nobody_uses_it_is_shown_as_such_everywhere() {
+    let setting = Setting::new(|_| {});
+    setting.client().ask("SET k v");
+    assert_eq!((setting.status("/health"), setting.metric("outrigger_upstream_up")), (200, 1));
+    setting.server.freeze();
+    wait_until("it is noticed", PATIENCE, || setting.status("/health") == 503);
+    assert_eq!(setting.metric("outrigger_upstream_up"), 0);
+    assert!(setting.get("/").body.contains(">degraded</h1>"));
+    setting.server.thaw();
+    wait_until("it is back", PATIENCE, || setting.status("/health") == 200);
+    wait_until("it is shown", PATIENCE, || setting.metric("outrigger_upstream_up") == 1);
+    assert!(setting.get("/").body.contains(">serving</h1>"));
 }
