@@ -552,6 +552,7 @@ impl Connection {
             let (before, slow) =
                 (self.in_flight.len(), self.in_flight.front().is_some_and(|entry| entry.traits.is_slow()));
             let settled = self.settle(buffer, held, held + count, clients);
+            self.timing.end_run();
             clients.flush(buffer);
             settled?;
             let replies = before - self.in_flight.len();

@@ -4,6 +4,7 @@
 //! written by then.
 
 use std::collections::VecDeque;
+use std::mem;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,8 @@ pub(super) struct Timing {
     written: VecDeque<(u64, u64)>,
     /// When the last reply came.
     replied: u64,
+    /// Replies one after another whose times are the same, as those of one batch are: counted together.
+    run: Run,
     /// What was passed on of the reply that is not whole yet, in bytes.
     passed_on: u64,
 }
@@ -38,6 +41,17 @@ pub(crate) struct Parts {
     pub(crate) head_of_line: Duration,
 }
 
+/// How often the same times were seen one after another, in microseconds.
+#[derive(Default)]
+struct Run {
+    queue: u64,
+    upstream: u64,
+    head_of_line: u64,
+    /// On a connection that others use too; the same for all of one run.
+    shared: bool,
+    count: u64,
+}
+
 /// The end of a reply.
 #[derive(Clone, Copy)]
 pub(super) struct Reply {
@@ -51,7 +65,7 @@ pub(super) struct Reply {
 
 impl Timing {
     pub(super) fn new(cells: Arc<Cells>) -> Self {
-        Self { cells, now: 0, written: VecDeque::new(), replied: 0, passed_on: 0 }
+        Self { cells, now: 0, written: VecDeque::new(), replied: 0, run: Run::default(), passed_on: 0 }
     }
 
     /// Begins a turn.
@@ -90,7 +104,7 @@ impl Timing {
         while self.written.front().is_some_and(|(offset, _)| *offset < end) {
             self.written.pop_front();
         }
-        let before = std::mem::replace(&mut self.replied, self.now);
+        let before = mem::replace(&mut self.replied, self.now);
         let Tag { arrived, .. } = entry.tag();
         let is_counted = entry.tag() != Tag::NONE;
         let written = self.written.front().map_or(self.now, |(_, when)| *when);
@@ -104,13 +118,12 @@ impl Timing {
             return None;
         }
         let (queue, upstream) = (written.saturating_sub(arrived), self.now.saturating_sub(written));
-        self.cells.queue.observe(queue);
-        let mut head_of_line = 0;
-        if shared {
-            head_of_line = before.saturating_sub(written);
-            self.cells.upstream.observe(upstream);
-            self.cells.head_of_line.observe(head_of_line);
+        let head_of_line = if shared { before.saturating_sub(written) } else { 0 };
+        if (self.run.queue, self.run.upstream, self.run.head_of_line) != (queue, upstream, head_of_line) {
+            self.end_run();
+            self.run = Run { queue, upstream, head_of_line, shared, count: 0 };
         }
+        self.run.count += 1;
         let is_slow = queue + upstream >= self.cells.slow_from();
         is_slow.then(|| Parts {
             request: reply.request,
@@ -119,6 +132,18 @@ impl Timing {
             upstream: Duration::from_micros(upstream),
             head_of_line: Duration::from_micros(head_of_line),
         })
+    }
+
+    /// Counts what is not counted yet, at the end of a turn or before.
+    pub(super) fn end_run(&mut self) {
+        let Run { queue, upstream, head_of_line, shared, count } = mem::take(&mut self.run);
+        if count > 0 {
+            self.cells.queue.observe_many(queue, count);
+            if shared {
+                self.cells.upstream.observe_many(upstream, count);
+                self.cells.head_of_line.observe_many(head_of_line, count);
+            }
+        }
     }
 
     /// The server refused a client's request with this error, of which the client hears another.
