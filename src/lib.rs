@@ -149,8 +149,8 @@
 //! - Nothing on the path of an ordinary request crosses a thread, takes a lock, starts a task, arms a timer, or allocates. Workers meet
 //!   only in the count of permits (at dial and close), the breaker's word (one load a batch), breaker and supervisor (ten
 //!   times a second for each connection, at dial and loss, and for trials), the names of those who are answered without Redis,
-//!   the memory budget (when a buffer is taken or
-//!   given back), and the listeners' choice of a worker.
+//!   the counters of what is rare (leases, repeats, time-outs, departures) and the slow log, the memory budget (when a buffer is
+//!   taken or given back), and the listeners' choice of a worker.
 //! - Requests and replies are forwarded as the bytes that arrived, once scanned. What is not canonical is rewritten.
 //!   Nothing is converted between RESP2 and RESP3, but for the first byte of a message: each has its own connections.
 //! - No command that reads or leaves state on its connection ever travels on a lane, and what the table does not know

@@ -1,10 +1,10 @@
 //! Whether Redis answers: one PING for all who ask within a second.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 
 use crate::upstream::{Obstacle, Shared};
@@ -20,6 +20,10 @@ pub(super) struct Health {
     reason: Option<String>,
 }
 
+/// So many callers may wait for an answer at once. They hold places at the HTTP port, which the liveness probe needs too; those
+/// beyond are given what was known last.
+const MOST_WAITING: usize = 24;
+
 /// A question that others may share: when it was answered and how, once it is.
 type Asked = watch::Receiver<Option<(Instant, Health)>>;
 
@@ -28,6 +32,10 @@ pub(super) struct Pulse {
     upstream: Arc<Shared>,
     /// The latest question.
     latest: Mutex<Option<Asked>>,
+    /// Those who wait for its answer.
+    waiting: Semaphore,
+    /// How Redis was when it was asked before.
+    last: Mutex<Option<Health>>,
 }
 
 impl Health {
@@ -55,7 +63,7 @@ impl Health {
 
 impl Pulse {
     pub(super) fn new(upstream: Arc<Shared>) -> Self {
-        Self { upstream, latest: Mutex::default() }
+        Self { upstream, latest: Mutex::default(), waiting: Semaphore::new(MOST_WAITING), last: Mutex::default() }
     }
 
     /// How Redis is now, or was less than a second ago.
@@ -65,18 +73,23 @@ impl Pulse {
             return Health::failed(&obstacle);
         }
         let mut asked = self.ask(Instant::now());
+        let Ok(_waits) = self.waiting.try_acquire() else {
+            return locked(&self.last).clone().unwrap_or_else(|| Health::failed(&Obstacle::Silent));
+        };
         let answer = asked.wait_for(Option::is_some).await;
-        answer.ok().and_then(|answer| answer.clone()).map_or_else(
+        let health = answer.ok().and_then(|answer| answer.clone()).map_or_else(
             // Only if the runtime ends.
             || Health::failed(&Obstacle::Silent),
             |(_, health)| health,
-        )
+        );
+        *locked(&self.last) = Some(health.clone());
+        health
     }
 
     /// The question that is under way or was just answered, or a new one. It is asked by a task of its own, so that whoever
     /// hangs up does not take it from the others.
     fn ask(&self, now: Instant) -> Asked {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = locked(&self.latest);
         let holds = |asked: &&Asked| {
             asked.borrow().as_ref().is_none_or(|(at, _)| now.saturating_duration_since(*at) < SHARED_FOR)
         };
@@ -92,4 +105,9 @@ impl Pulse {
         *latest = Some(asked.clone());
         asked
     }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing that runs under these locks can panic half-way, so a poisoned one still guards good data.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

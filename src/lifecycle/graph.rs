@@ -177,6 +177,10 @@ impl<S: Send + Sync + 'static> Graph<S> {
 
     /// Ends what is being started, and stops what has started, the latest first.
     pub async fn stop(&mut self) {
+        // Those that came up in the moment when another failed are to be stopped as well.
+        while let Some(ended) = self.starting.try_join_next() {
+            self.up.extend(ended.ok().filter(|(_, result)| result.is_ok()).map(|(component, _)| component));
+        }
         self.starting.shutdown().await;
         for component in self.up.drain(..).rev() {
             (component.stop)(&self.state);
@@ -279,6 +283,18 @@ mod tests {
 
     fn states(lifecycle: &Lifecycle) -> Vec<ComponentState> {
         lifecycle.components().iter().map(|report| report.state).collect()
+    }
+
+    #[tokio::test]
+    async fn what_came_up_as_another_failed_is_stopped_too() {
+        static COMPONENTS: [Component<Story>; 2] = [
+            Component { start: |_| Box::pin(async { Err("no luck".to_owned()) }), ..component("broken", &[]) },
+            Component { stop: |story| story.tell("twin stops"), ..component("twin", &[]) },
+        ];
+        let (mut graph, story, _) = graph(&COMPONENTS);
+        assert_eq!(graph.start().await, Err("no luck".to_owned()));
+        graph.stop().await;
+        assert_eq!(story.told(), ["twin stops"]);
     }
 
     #[tokio::test]

@@ -172,6 +172,11 @@ impl Metrics {
         before + since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
+    /// The breaker refuses everything from the start.
+    pub fn begins_open(&self) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(Instant::now());
+    }
+
     /// Counts a change of the breaker, of states and a reason as labels have them.
     pub fn breaker_changed(&self, (from, to): (&'static str, &'static str), reason: &'static str) {
         self.timeline.add(Change { at: SystemTime::now(), from, to, reason });

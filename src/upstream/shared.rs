@@ -128,6 +128,10 @@ pub(crate) struct Shared {
 impl Shared {
     pub(crate) fn new(config: Config, metrics: Arc<Metrics>, seed: u64) -> Arc<Self> {
         let now = Instant::now();
+        let breaker = Breaker::new(config.breaker.clone(), seed, now);
+        if breaker.view().state == State::Isolated {
+            metrics.begins_open();
+        }
         Arc::new(Self {
             permits: Permits::new(config.pool_size),
             quota: Quota::new(config.pool_size, config.workers),
@@ -135,7 +139,7 @@ impl Shared {
             control: Semaphore::new(1),
             identity: Identity::default(),
             resolver: Arc::default(),
-            guard: Guard::new(Breaker::new(config.breaker.clone(), seed, now)),
+            guard: Guard::new(breaker),
             supervisor: Mutex::new(Supervisor::new(seed, now)),
             link: AtomicU8::new(Link::Unknown as u8),
             news: Notify::new(),
