@@ -277,7 +277,8 @@ pub struct Config {
 impl Config {
     /// All secrets.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        [&self.upstream.target.password, &self.clients.password].into_iter().flatten()
+        let token = self.http.as_ref().and_then(|http| http.token.as_ref());
+        [self.upstream.target.password.as_ref(), self.clients.password.as_ref(), token].into_iter().flatten()
     }
 
     /// What to log: what the file says, if there is one.
@@ -311,7 +312,7 @@ pub struct Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "--{} ({}): {}", self.flag, variable(self.flag), self.problem)
+        write!(f, "{}: {}", setting(self.flag), self.problem)
     }
 }
 
@@ -493,9 +494,14 @@ fn ip_or_name(host: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
-/// The first line of a file, which is read when the process starts.
+/// The text of a file, which is read when the process starts.
 fn secret(flag: &str, file: &Path) -> Secret {
-    Secret::of_file(format!("--{flag} ({})", variable(flag)), file.to_owned())
+    Secret::of_file(setting(flag), file.to_owned())
+}
+
+/// How the operator knows a setting.
+fn setting(flag: &str) -> String {
+    format!("--{flag} ({})", variable(flag))
 }
 
 /// `500ms`, `2s`, `1m`.

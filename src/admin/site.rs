@@ -24,7 +24,6 @@ use super::probes::{Probes, Word};
 use super::report::{Detailed, Redis, Services};
 use super::status::{Brief, Own, Status};
 use super::tally::Tally;
-use super::token::Token;
 use super::{Config, Sources, page};
 use crate::observe::history::{History, STEP, Totals};
 
@@ -141,7 +140,6 @@ enum Caller {
 /// Everything that can be asked for.
 pub(super) struct Site {
     config: Config,
-    token: Option<Token>,
     tally: Arc<Tally>,
     sources: Sources,
     pulse: Pulse,
@@ -154,9 +152,8 @@ pub(super) struct Site {
 }
 
 impl Site {
-    pub(super) fn new(config: Config, token: Option<Token>, tally: Arc<Tally>, sources: Sources) -> Arc<Self> {
+    pub(super) fn new(config: Config, tally: Arc<Tally>, sources: Sources) -> Arc<Self> {
         Arc::new(Self {
-            token,
             tally,
             pulse: Pulse::new(Arc::clone(&sources.upstream)),
             probes: Probes::new(&config),
@@ -285,15 +282,15 @@ impl Site {
 
     /// Whether it is there at all: what only the token opens is not, without one.
     fn is_there(&self, path: Path) -> bool {
-        !path.is_guarded() || self.token.is_some() || (path == Path::Quit && self.config.quitquitquit)
+        !path.is_guarded() || self.config.token.is_some() || (path == Path::Quit && self.config.quitquitquit)
     }
 
     fn caller(&self, peer: IpAddr, request: &Request<()>) -> Caller {
         let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let given = given.and_then(|value| value.split_at_checked(BEARER.len()));
         let token = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER)).map(|(_, token)| token);
-        if let (Some(expected), Some(token)) = (&self.token, token)
-            && expected.is(token.trim_ascii(), Instant::now())
+        if let (Some(expected), Some(token)) = (&self.config.token, token)
+            && expected.is(token.trim_ascii())
         {
             return Caller::Operator;
         }

@@ -6,7 +6,7 @@ use prometheus::{IntCounter, IntCounterVec, Opts};
 
 /// Counters of the HTTP port; register a clone to have them among the metrics.
 #[derive(Debug, Clone)]
-pub struct Tally {
+pub(super) struct Tally {
     /// None only if the names were no names, which a test excludes.
     counters: Option<Counters>,
 }

@@ -21,7 +21,8 @@ pub const EVERY: Duration = Duration::from_secs(10);
 
 /// What may be read again.
 pub struct Reload {
-    secrets: Vec<Secret>,
+    /// With the count of that which was last told: a dial may have read another one before us.
+    secrets: Vec<(Secret, u64)>,
     metrics: Arc<Metrics>,
     /// The log, and the file that says what to log.
     log: Log,
@@ -34,6 +35,8 @@ impl Reload {
     /// These secrets, and this log if a file says what to log.
     #[must_use]
     pub fn new(secrets: Vec<Secret>, metrics: Arc<Metrics>, log: Log, log_file: Option<PathBuf>) -> Self {
+        // What was first read is no news.
+        let secrets = secrets.into_iter().map(|secret| (secret, 1)).collect();
         Self { secrets, metrics, log, log_file, complaints: Vec::new() }
     }
 
@@ -60,24 +63,23 @@ impl Reload {
             self.complaints.clear();
         }
         let (mut changed, mut complaints) = (false, Vec::new());
-        for secret in &self.secrets {
+        for (secret, told) in &mut self.secrets {
             // The flag alone, of `--flag (VARIABLE)`.
             let flag =
                 secret.setting().unwrap_or_default().trim_start_matches('-').split(' ').next().unwrap_or_default();
             let count = |result| self.metrics.secret_reloads.with_label_values(&[flag, result]).inc();
-            match secret.read() {
-                Ok(true) => {
-                    changed = true;
-                    count("ok");
-                    tracing::info!(secret = secret.setting(), "another secret was read: it is used from now on");
+            if let Err(problem) = secret.read() {
+                if !self.complaints.contains(&problem) {
+                    count("failed");
                 }
-                Ok(false) => {}
-                Err(problem) => {
-                    if !self.complaints.contains(&problem) {
-                        count("failed");
-                    }
-                    complaints.push(problem);
-                }
+                complaints.push(problem);
+            }
+            let now = secret.count();
+            if now > *told {
+                *told = now;
+                changed = true;
+                count("ok");
+                tracing::info!(secret = secret.setting(), "another secret was read: it is used from now on");
             }
         }
         if let Some(file) = &self.log_file {

@@ -140,7 +140,7 @@ impl Metrics {
             secret_reloads: new.counters(
                 "secret_reloads_total",
                 "Secrets that were read again.",
-                &[("secret", &["upstream-password-file", "password-file"]), ("result", &["ok", "failed"])],
+                &[("secret", &["upstream-password-file", "password-file", "admin-token-file"]), ("result", &["ok", "failed"])],
             )?,
             registry,
         })

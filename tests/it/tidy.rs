@@ -23,7 +23,7 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("client", Allowed::AllBut(&["admin", "app", "config", "worker"])),
     ("lifecycle", Allowed::Only(&["observe", "secret"])),
     ("secret", Allowed::Only(&[])),
-    ("admin", Allowed::Only(&["buffer", "client", "lifecycle", "observe", "upstream"])),
+    ("admin", Allowed::Only(&["buffer", "client", "lifecycle", "observe", "secret", "upstream"])),
 ];
 
 /// Libraries that only these may name, so that each can be replaced in one place.

@@ -71,6 +71,7 @@ fn redis_gets_the_password_that_is_valid_there() {
         // The file is changed first: until the server is, the password before goes on to work.
         secret.replace("three\n");
         reload(&proxy, 1);
+        assert_eq!(proxy.logged("another secret was read"), 2, "that which a dial has read is told too, once each");
         part(&mut admin);
         serves("the password before is tried");
         admin.ask("CONFIG SET requirepass three");
