@@ -36,7 +36,7 @@ pub(crate) struct Server {
 /// The breaker.
 #[derive(Debug, Serialize)]
 pub(crate) struct BreakerOutlook {
-    pub(crate) state: String,
+    pub(crate) state: &'static str,
     /// How long it has been in this state.
     pub(crate) for_seconds: f64,
     /// Why it is open, or last was; none before it ever opened.
@@ -53,7 +53,8 @@ pub(crate) struct BreakerOutlook {
 #[derive(Debug, Serialize)]
 pub(crate) struct SupervisorOutlook {
     pub(crate) dials_under_way: u32,
-    /// When it dials next to see whether Redis is back; none while there is a connection or a dial under way.
+    /// When it dials next to see whether Redis is back; none while there is a connection or a dial under way, and while
+    /// isolated.
     pub(crate) next_dial_in_seconds: Option<f64>,
 }
 
@@ -106,10 +107,10 @@ impl Shared {
             }),
             link: self.link().to_string(),
             breaker: self.breaker_outlook(now),
-            supervisor: self.ask(|supervisor| SupervisorOutlook {
-                dials_under_way: supervisor.under_way(),
-                next_dial_in_seconds: supervisor.next_probe(now).map(|at| seconds(at.saturating_duration_since(now))),
-            }),
+            supervisor: SupervisorOutlook {
+                dials_under_way: self.ask(|supervisor| supervisor.under_way()),
+                next_dial_in_seconds: self.next_dial_in(now).map(seconds),
+            },
             pool: self.pool_outlook(),
             last_problem: self.problem().map(|problem| ProblemOutlook {
                 error: problem.text,
@@ -124,7 +125,7 @@ impl Shared {
             let state = breaker.view().state;
             let has_opened = breaker.trips() > 0 || state == State::Isolated;
             BreakerOutlook {
-                state: state.to_string(),
+                state: state.label(),
                 for_seconds: seconds(now.saturating_duration_since(breaker.since())),
                 reason: has_opened.then(|| breaker.reason().to_string()),
                 retry_in_seconds: breaker.retry_in(now).map(seconds),
