@@ -1,7 +1,8 @@
 //! Which path is answered by what, and who may ask.
 //!
 //! What needs the token is not there without one (404), and refused slowly to whoever has a wrong one. What changes
-//! something is a POST; a browser that was led astray cannot make one, since it cannot be made to add the token.
+//! something is a POST; a browser that was led astray cannot add the token to one. With `--quitquitquit` no token is needed
+//! to end the process from this machine: there, only the headers that a browser adds by itself tell that it was led astray.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -205,7 +206,8 @@ impl Site {
     }
 
     async fn answer_head(&self, peer: IpAddr, path: Option<Path>, request: &Request<()>) -> Answer {
-        let Some(path) = path.filter(|path| self.is_there(*path)) else {
+        let caller = self.caller(peer, request);
+        let Some(path) = path.filter(|path| self.is_there(*path, caller)) else {
             return text(StatusCode::NOT_FOUND, "there is nothing here");
         };
         let allowed = if path.acts() { "POST" } else { "GET, HEAD" };
@@ -218,7 +220,6 @@ impl Site {
             let answer = text(StatusCode::METHOD_NOT_ALLOWED, &format!("only {allowed}"));
             return with(answer, ALLOW, HeaderValue::from_static(allowed));
         }
-        let caller = self.caller(peer, request);
         match path {
             Path::Quit if caller == Caller::Neighbour && self.config.quitquitquit => self.quit(),
             _ if path.is_guarded() && caller != Caller::Operator => self.refuse().await,
@@ -261,6 +262,9 @@ impl Site {
             }
             Path::Status => self.status(caller),
             Path::Isolate => self.isolate(query),
+            Path::Release if query.is_some_and(|query| !query.is_empty()) => {
+                text(StatusCode::BAD_REQUEST, "there are no parameters: /breaker/release")
+            }
             Path::Release if self.drill.end() => text(StatusCode::OK, "released: Redis is asked again"),
             Path::Release => text(StatusCode::CONFLICT, "it is not isolated"),
             Path::Quit => self.quit(),
@@ -281,8 +285,9 @@ impl Site {
     }
 
     /// Whether it is there at all: what only the token opens is not, without one.
-    fn is_there(&self, path: Path) -> bool {
-        !path.is_guarded() || self.config.token.is_some() || (path == Path::Quit && self.config.quitquitquit)
+    fn is_there(&self, path: Path, caller: Caller) -> bool {
+        let may_quit = self.config.quitquitquit && caller == Caller::Neighbour;
+        !path.is_guarded() || self.config.token.is_some() || (path == Path::Quit && may_quit)
     }
 
     fn caller(&self, peer: IpAddr, request: &Request<()>) -> Caller {
@@ -305,9 +310,15 @@ impl Site {
     }
 
     fn isolate(&self, query: Option<&str>) -> Answer {
-        let length = match query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("for="))) {
+        let length = match query.filter(|query| !query.is_empty()) {
             None => Some(drill::USUAL),
-            Some(text) => humantime::parse_duration(text).ok().filter(|length| !length.is_zero()),
+            Some(query) => match query.strip_prefix("for=").filter(|text| !text.contains('&')) {
+                None => {
+                    let problem = "the only parameter is `for`, in small letters and once: /breaker/isolate?for=30s";
+                    return text(StatusCode::BAD_REQUEST, problem);
+                }
+                Some(text) => humantime::parse_duration(text).ok().filter(|length| !length.is_zero()),
+            },
         };
         let Some(length) = length.filter(|length| *length <= drill::LONGEST) else {
             return text(StatusCode::BAD_REQUEST, "give a time with its unit, 1h at most: /breaker/isolate?for=30s");
