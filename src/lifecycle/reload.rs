@@ -24,9 +24,9 @@ pub struct Reload {
     /// With the count of that which was last told: a dial may have read another one before us.
     secrets: Vec<(Secret, u64)>,
     metrics: Arc<Metrics>,
-    /// The log, and the file that says what to log.
+    /// The log; and the file that says what to log, with how the operator knows it.
     log: Log,
-    log_file: Option<PathBuf>,
+    log_file: Option<(String, PathBuf)>,
     /// What was last complained of, so that it is said once.
     complaints: Vec<String>,
 }
@@ -34,7 +34,7 @@ pub struct Reload {
 impl Reload {
     /// These secrets, and this log if a file says what to log.
     #[must_use]
-    pub fn new(secrets: Vec<Secret>, metrics: Arc<Metrics>, log: Log, log_file: Option<PathBuf>) -> Self {
+    pub fn new(secrets: Vec<Secret>, metrics: Arc<Metrics>, log: Log, log_file: Option<(String, PathBuf)>) -> Self {
         // What was first read is no news.
         let secrets = secrets.into_iter().map(|secret| (secret, 1)).collect();
         Self { secrets, metrics, log, log_file, complaints: Vec::new() }
@@ -82,9 +82,10 @@ impl Reload {
                 tracing::info!(secret = secret.setting(), "another secret was read: it is used from now on");
             }
         }
-        if let Some(file) = &self.log_file {
+        if let Some((setting, file)) = &self.log_file {
             let read = fs::read_to_string(file).map_err(|error| format!("cannot read `{}`: {error}", file.display()));
-            complaints.extend(read.and_then(|what| self.log.set(what.trim())).err());
+            let set = read.and_then(|what| self.log.set(what.trim()));
+            complaints.extend(set.err().map(|problem| format!("{setting}: {problem}")));
         }
         for complaint in complaints.iter().filter(|complaint| !self.complaints.contains(*complaint)) {
             tracing::warn!(problem = complaint, "what was read again is not used: all stays as it was");

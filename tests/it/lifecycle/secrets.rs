@@ -145,4 +145,5 @@ fn the_log_shows_what_the_file_says() {
     directives.replace("outrigger=nonsense");
     proxy.tell(Signal::HUP);
     wait_until("that is complained of", PATIENCE, || proxy.logged("is nothing to log") == 1);
+    assert_eq!(proxy.logged("--log-level-file (OUTRIGGER_LOG_LEVEL_FILE): `outrigger=nonsense`"), 1);
 }
