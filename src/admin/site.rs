@@ -244,12 +244,12 @@ impl Site {
                 json(status_of(&health), &health)
             }
             Path::Detailed => {
-                let health = self.pulse.health().await;
+                let health = self.pulse.health().await.in_full(&sources.upstream);
                 let drill = self.drill.left().map(|left| left.as_secs_f64());
                 json(status_of(&health), &Detailed::new(sources, health, self.since, drill))
             }
             Path::Redis => {
-                let health = self.pulse.health().await;
+                let health = self.pulse.health().await.in_full(&sources.upstream);
                 json(status_of(&health), &Redis::new(sources, health))
             }
             Path::Services => json(StatusCode::OK, &Services::new(&sources.lifecycle)),

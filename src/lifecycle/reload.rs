@@ -67,18 +67,18 @@ impl Reload {
             // The flag alone, of `--flag (VARIABLE)`.
             let flag =
                 secret.setting().unwrap_or_default().trim_start_matches('-').split(' ').next().unwrap_or_default();
-            let count = |result| self.metrics.secret_reloads.with_label_values(&[flag, result]).inc();
+            let count = |result, by| self.metrics.secret_reloads.with_label_values(&[flag, result]).inc_by(by);
             if let Err(problem) = secret.read() {
                 if !self.complaints.contains(&problem) {
-                    count("failed");
+                    count("failed", 1);
                 }
                 complaints.push(problem);
             }
             let now = secret.count();
             if now > *told {
+                count("ok", now - *told);
                 *told = now;
                 changed = true;
-                count("ok");
                 tracing::info!(secret = secret.setting(), "another secret was read: it is used from now on");
             }
         }

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::breaker::State;
+use super::health::Obstacle;
 
 /// The upstream side at one moment, as JSON has it. Times are in seconds.
 #[derive(Debug, Serialize)]
@@ -150,6 +151,17 @@ impl Shared {
                 waiting,
             },
         }
+    }
+
+    /// An obstacle with the very words of what failed, which may name addresses: not for strangers.
+    pub(crate) fn in_full(&self, obstacle: &Obstacle) -> String {
+        let general = match obstacle {
+            Obstacle::Open(reason, Some(_)) => Obstacle::Open(*reason, None),
+            Obstacle::Unconnected(Some(_)) => Obstacle::Unconnected(None),
+            other => return other.to_string(),
+        };
+        let dial = self.problem().filter(|problem| problem.dial.is_some());
+        dial.map_or_else(|| obstacle.to_string(), |dial| format!("{general}; the last dial failed: {}", dial.text))
     }
 
     /// How long ago something last came from the server.
