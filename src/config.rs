@@ -216,7 +216,7 @@ pub struct Settings {
     #[command(flatten)]
     pub http: Http,
 
-    /// Requests that take so long or longer are kept in the slow log.
+    /// Requests that take so long or longer are kept in the slow log; those that block on purpose, such as BLPOP, are left out.
     #[arg(long, env = "OUTRIGGER_SLOWLOG_THRESHOLD", value_name = "TIME", default_value = "100ms", value_parser = duration)]
     pub slowlog_threshold: Duration,
 

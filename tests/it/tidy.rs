@@ -1,5 +1,7 @@
 //! The house rules, as far as a program can check them. Each failure says which line is meant and how to mend it.
 
+mod log;
+
 use crate::support::is_direct;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
