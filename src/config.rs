@@ -90,9 +90,8 @@ fn variable(flag: &str) -> String {
 
 /// Whether there is such a variable: not every flag of the subcommands has a twin.
 fn is_read(command: &clap::Command, variable: &str) -> bool {
-    let reads = |command: &clap::Command| {
-        command.get_arguments().any(|arg| arg.get_env().is_some_and(|twin| twin == variable))
-    };
+    let reads =
+        |command: &clap::Command| command.get_arguments().any(|arg| arg.get_env().is_some_and(|twin| twin == variable));
     reads(command) || command.get_subcommands().any(reads)
 }
 

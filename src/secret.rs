@@ -42,7 +42,10 @@ impl Secret {
     /// One that never changes.
     #[must_use]
     pub fn fixed(secret: SecretString) -> Self {
-        Self(Arc::new(Inner { source: None, versions: Mutex::new(Versions { current: secret, ..Versions::default() }) }))
+        Self(Arc::new(Inner {
+            source: None,
+            versions: Mutex::new(Versions { current: secret, ..Versions::default() }),
+        }))
     }
 
     /// The text of a file without its final line ends, not read yet; `setting` names it in errors.

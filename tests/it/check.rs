@@ -28,7 +28,10 @@ fn all_secrets_are_read() {
     for flag in ["--admin-token-file", "--password-file", "--upstream-password-file"] {
         let (code, text) = findings(&server, "", &[flag, "/nonexistent/secret"]);
         assert_eq!(code, Some(1), "{text}");
-        assert!(text.starts_with(&format!("FAIL  {flag} (OUTRIGGER_")) && text.contains("/nonexistent/secret"), "{text}");
+        assert!(
+            text.starts_with(&format!("FAIL  {flag} (OUTRIGGER_")) && text.contains("/nonexistent/secret"),
+            "{text}"
+        );
     }
 }
 

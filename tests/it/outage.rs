@@ -28,5 +28,5 @@ mod spread;
 mod stage;
 mod storm;
 mod switches;
-mod told;
 mod time;
+mod told;

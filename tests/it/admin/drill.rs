@@ -32,7 +32,9 @@ fn a_drill_begins_is_noticed_and_ends_by_itself() {
     wait_until("health is back", PATIENCE, || setting.status("/health") == 200);
     wait_until("writes are back", PATIENCE, || client.ask("SET k w") == b"+OK\r\n");
     assert_eq!(setting.get_as_operator("/health/detailed").json()["drill_ends_in_seconds"], serde_json::Value::Null);
-    for line in ["drill: isolated from Redis", "drill: its time is up", "the isolation is over, and Redis is looked for"] {
+    for line in
+        ["drill: isolated from Redis", "drill: its time is up", "the isolation is over, and Redis is looked for"]
+    {
         assert_eq!(setting.proxy.logged(line), 1, "{line}");
     }
     assert_eq!(setting.proxy.logged(TOKEN), 0);

@@ -90,7 +90,8 @@ fn a_new_one_takes_the_place_of_the_old() {
     wait_until("that is noticed", PATIENCE, || setting.proxy.logged("all stays as it was") == 1);
     assert_eq!(as_new(), 200);
     assert_eq!(setting.proxy.logged("another-one"), 0);
-    let reloads = |result| format!("outrigger_secret_reloads_total{{result=\"{result}\",secret=\"admin-token-file\"}} 1\n");
+    let reloads =
+        |result| format!("outrigger_secret_reloads_total{{result=\"{result}\",secret=\"admin-token-file\"}} 1\n");
     let metrics = setting.get("/metrics").body;
     assert!(metrics.contains(&reloads("ok")) && metrics.contains(&reloads("failed")), "{metrics}");
 }
