@@ -5,7 +5,7 @@
 //! machine alone.
 //!
 //! - [`door`]: connections and their limits. [`site`]: which path is answered by what, and who may ask.
-//! - [`token`]: the operator's token. [`tally`]: what was asked, counted.
+//! - [`tally`]: what was asked, counted.
 //! - [`health`]: whether Redis answers. [`probes`]: whether the process does. [`report`]: all that is known, as JSON.
 //! - [`page`]: the same for people, from [`status`]. [`condition`]: how it is in one word, and why.
 //! - [`drill`]: an outage on purpose.
@@ -24,13 +24,11 @@ mod report;
 mod site;
 mod status;
 mod tally;
-mod token;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
@@ -41,10 +39,10 @@ use crate::buffer::Memory;
 use crate::client::Census;
 use crate::lifecycle::Lifecycle;
 use crate::observe::log::Lines;
+use crate::secret::Secret;
 use crate::upstream::Shared;
 use site::Site;
-pub use tally::Tally;
-use token::Token;
+use tally::Tally;
 
 /// Connections the kernel holds until they are accepted.
 const BACKLOG: i32 = 256;
@@ -54,8 +52,8 @@ const BACKLOG: i32 = 256;
 pub struct Config {
     /// Where it is.
     pub address: SocketAddr,
-    /// Holds the token in its first line; without one nothing that needs a token is there.
-    pub token_file: Option<PathBuf>,
+    /// The operator's token; without one nothing that needs it is there.
+    pub token: Option<Secret>,
     /// Whoever is on this machine may end the process.
     pub quitquitquit: bool,
     /// Not ready while Redis does not answer.
@@ -85,8 +83,6 @@ pub struct Sources {
 pub enum Error {
     /// The address cannot be listened on.
     Bind(SocketAddr, io::Error),
-    /// The file with the token cannot be read, or holds none.
-    Token(PathBuf, io::Error),
 }
 
 impl fmt::Display for Error {
@@ -95,12 +91,6 @@ impl fmt::Display for Error {
             Self::Bind(address, error) => write!(
                 f,
                 "cannot listen on `{address}` for HTTP: {error}; choose another address with --http (OUTRIGGER_HTTP), or off"
-            ),
-            Self::Token(file, error) => write!(
-                f,
-                "cannot read `{}`: {error}; name a file that holds the token with --admin-token-file \
-                 (OUTRIGGER_ADMIN_TOKEN_FILE)",
-                file.display()
             ),
         }
     }
@@ -111,20 +101,17 @@ impl std::error::Error for Error {}
 /// The HTTP port, bound. Who connects before it is started waits.
 pub struct Server {
     listener: TcpListener,
-    token: Option<Token>,
     tally: Arc<Tally>,
     config: Config,
 }
 
-/// Binds the address and reads the token.
+/// Binds the address.
 ///
 /// # Errors
-/// Which of both failed.
+/// Why that failed.
 pub fn bind(config: &Config) -> Result<Server, Error> {
-    let token = config.token_file.as_deref().map(Token::read).transpose();
-    let token = token.map_err(|error| Error::Token(config.token_file.clone().unwrap_or_default(), error))?;
     let listener = listen(config.address).map_err(|error| Error::Bind(config.address, error))?;
-    Ok(Server { listener, token, tally: Arc::default(), config: config.clone() })
+    Ok(Server { listener, tally: Arc::default(), config: config.clone() })
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -161,7 +148,7 @@ impl Server {
             let _context = runtime.enter();
             tokio::net::TcpListener::from_std(self.listener)?
         };
-        let site = Site::new(self.config, self.token, self.tally, sources);
+        let site = Site::new(self.config, self.tally, sources);
         thread::Builder::new().name("http".to_owned()).spawn(move || runtime.block_on(door::run(listener, site)))?;
         tracing::info!(%address, "http listening");
         Ok(())

@@ -28,6 +28,7 @@ use crate::lifecycle::{Lifecycle, Phase, Stage};
 use crate::observe::log::{Lines, Log};
 use crate::observe::metrics::Metrics;
 use crate::upstream::Shared;
+use crate::upstream::breaker::Mode;
 use crate::worker::{self, Setup};
 
 /// Open files besides those of clients and upstream connections.
@@ -88,7 +89,8 @@ static COMPONENTS: [Component<Process>; 7] = [
         name: "upstream",
         needs: &["workers"],
         critical: false,
-        limit: LIMIT,
+        // It has its own.
+        limit: Duration::MAX,
         start: |process| Box::pin(async move { process.reach_upstream().await }),
         stop: |_| {},
     },
@@ -187,7 +189,7 @@ async fn serve(config: &Config, log: Log) -> Result<u8, Error> {
         config.secrets().cloned().collect(),
         Arc::clone(process.upstream.metrics()),
         log,
-        config.log_file.clone(),
+        config.log_file.clone().map(|file| (config.log_setting(), file)),
     );
     let watched = Arc::clone(&process);
     tokio::spawn(async move { reload.watch(&watched.reload, || watched.upstream.password_changed()).await });
@@ -324,14 +326,21 @@ impl Process {
             version = env!("CARGO_PKG_VERSION"),
             "forwarding"
         );
+        if upstream.breaker.mode == Mode::Isolated {
+            tracing::warn!(
+                "isolated from Redis from the start by --breaker isolated: POST /breaker/release with the admin token ends it"
+            );
+        }
         tokio::spawn(Arc::clone(&self.upstream).watch());
         Ok(())
     }
 
-    /// Waits for the first connection, which the supervisor makes; whatever becomes of it later is the supervisor's.
+    /// Waits for the first connection, which the supervisor makes; whatever becomes of it later is the supervisor's. Isolated,
+    /// there is none to wait for, and nothing has failed.
     async fn reach_upstream(&self) -> Result<(), String> {
         let address = &self.config.upstream.target.address;
         let limit = self.config.upstream.connect_timeout;
+        self.upstream.not_isolated().await;
         let reached = timeout(limit, self.upstream.reached()).await;
         reached.map_err(|_| format!("{address} was not reached: see --upstream (OUTRIGGER_UPSTREAM)"))
     }

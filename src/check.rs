@@ -9,8 +9,12 @@ use crate::config::Config;
 use crate::upstream::connect::{Wire, open};
 use crate::upstream::{Error, LaneKey, Protocol};
 
-/// A server that closes idle connections sooner than this, in seconds, closes ours between two health checks.
-const SHORT_TIMEOUT: u64 = 30;
+/// A server that closes idle connections sooner than this, in seconds, closes ours between two health checks, should the
+/// machine stand still for a moment.
+const SHORT_TIMEOUT: u64 = 15;
+
+/// No server has given a connection this id.
+const NOBODY: &[u8] = b"9223372036854775807";
 
 /// Dials once and prints what was found. The exit code is 0 if the upstream can serve, else 1; warnings do not change it.
 #[must_use]
@@ -41,8 +45,14 @@ async fn examine(config: &Config) -> Result<Vec<String>, Error> {
     let name = format!("outrigger:{}:check", upstream.host);
     let mut wire = open(&upstream.target, lane, &name, upstream.connect_timeout).await?;
     let mut findings = Vec::new();
-    let info = text(&wire.ask(&[b"INFO"]).await?);
-    examine_info(&info, &upstream.target.address.to_string(), &mut findings);
+    let address = upstream.target.address.to_string();
+    match wire.ask(&[b"INFO"]).await? {
+        OwnedFrame::SimpleError { data, .. } => {
+            findings.push(format!("ok    upstream {address}: it answers"));
+            findings.push(format!("WARN  the server refuses INFO, so its version and role are not known: `{data}`"));
+        }
+        info => examine_info(&text(&info), &address, &mut findings),
+    }
     examine_settings(&mut wire, upstream.pool_size, &mut findings).await?;
     examine_rights(&mut wire, &mut findings).await?;
     Ok(findings)
@@ -69,10 +79,7 @@ fn examine_info(info: &str, address: &str, findings: &mut Vec<String>) {
 
 async fn examine_settings(wire: &mut Wire, pool_size: usize, findings: &mut Vec<String>) -> Result<(), Error> {
     let idle = setting(wire, "timeout").await?;
-    if let Some(seconds) = idle.filter(|seconds| (1..SHORT_TIMEOUT).contains(seconds)) {
-        findings
-            .push(format!("WARN  the server closes connections idle for {seconds} s (`timeout`): expect more dials"));
-    }
+    findings.extend(idle.filter(|seconds| *seconds > 0).map(of_timeout));
     if let Some(clients) = setting(wire, "maxclients").await? {
         let sidecars = clients / pool_size.max(1) as u64;
         findings.push(format!(
@@ -80,6 +87,17 @@ async fn examine_settings(wire: &mut Wire, pool_size: usize, findings: &mut Vec<
         ));
     }
     Ok(())
+}
+
+/// What the server's `timeout` of so many seconds does to us.
+fn of_timeout(seconds: u64) -> String {
+    let hurts = if seconds < SHORT_TIMEOUT {
+        "too soon for the PING that keeps ours, every 10 s: connections will be lost and made again all the time. Set it to 0"
+    } else {
+        "those shared are kept by a PING every 10 s, but one that a client has for itself may be lost while that client is \
+         silent. Better set it to 0"
+    };
+    format!("WARN  the server closes connections idle for {seconds} s (`timeout`): {hurts}")
 }
 
 /// A number out of CONFIG GET; none where the command is not allowed, as with managed servers.
@@ -91,8 +109,14 @@ async fn setting(wire: &mut Wire, name: &str) -> Result<Option<u64>, Error> {
 
 /// Commands that the proxy itself needs, and that an ACL may deny.
 async fn examine_rights(wire: &mut Wire, findings: &mut Vec<String>) -> Result<(), Error> {
-    if let OwnedFrame::SimpleError { data, .. } = wire.ask(&[b"CLIENT", b"ID"]).await? {
-        findings.push(format!("WARN  the server refuses CLIENT ID: `{data}`"));
+    let needed: [(&str, &[&[u8]]); 2] =
+        [("CLIENT INFO", &[b"CLIENT", b"INFO"]), ("CLIENT KILL", &[b"CLIENT", b"KILL", b"ID", NOBODY])];
+    for (name, words) in needed {
+        if let OwnedFrame::SimpleError { data, .. } = wire.ask(words).await? {
+            findings.push(format!(
+                "WARN  the server refuses {name}, so a write whose time ran out may still run later, after a newer one: `{data}`"
+            ));
+        }
     }
     if let Some(refusal) = wire.refusal_of_blocks().await? {
         findings.push(format!("WARN  the server refuses MULTI or EXEC, so no transaction will run: `{refusal}`"));
@@ -106,5 +130,16 @@ fn text(frame: &OwnedFrame) -> String {
         | OwnedFrame::SimpleString { data, .. }
         | OwnedFrame::VerbatimString { data, .. } => String::from_utf8_lossy(data).into_owned(),
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_timeout_does_depends_on_its_size() {
+        assert!(of_timeout(5).starts_with("WARN  the server closes connections idle for 5 s (`timeout`): too soon"));
+        assert!(of_timeout(300).contains("300 s (`timeout`): those shared are kept"));
     }
 }

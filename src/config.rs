@@ -17,6 +17,7 @@ use std::fmt;
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
@@ -71,10 +72,9 @@ impl Args {
         parsed.map_err(|error| {
             let hint = match error.get(ContextKind::InvalidArg) {
                 Some(ContextValue::String(arg)) if error.kind() == ErrorKind::ValueValidation => {
-                    arg.strip_prefix("--").map(|arg| {
-                        let flag = arg.split(' ').next().unwrap_or_default();
-                        format!("The value may also come from the environment: {}", variable(flag))
-                    })
+                    let flag = arg.strip_prefix("--").and_then(|arg| arg.split(' ').next());
+                    let variable = flag.map(variable).filter(|variable| is_read(&command, variable));
+                    variable.map(|variable| format!("The value may also come from the environment: {variable}"))
                 }
                 _ => None,
             };
@@ -86,6 +86,13 @@ impl Args {
 /// The environment twin of a flag.
 fn variable(flag: &str) -> String {
     format!("OUTRIGGER_{}", flag.replace('-', "_").to_uppercase())
+}
+
+/// Whether there is such a variable: not every flag of the subcommands has a twin.
+fn is_read(command: &clap::Command, variable: &str) -> bool {
+    let reads =
+        |command: &clap::Command| command.get_arguments().any(|arg| arg.get_env().is_some_and(|twin| twin == variable));
+    reads(command) || command.get_subcommands().any(reads)
 }
 
 /// What to do instead of serving.
@@ -151,7 +158,7 @@ pub struct Settings {
     pub password_file: Option<PathBuf>,
 
     /// Most upstream connections of the whole process.
-    #[arg(long, env = "OUTRIGGER_POOL_SIZE", value_name = "N", default_value_t = 20)]
+    #[arg(long, env = "OUTRIGGER_POOL_SIZE", value_name = "N", default_value_t = 20, value_parser = number::<usize>)]
     pub pool_size: usize,
 
     /// How clients use these: multiplex (they share a few, and have one for themselves only while they need it) or session
@@ -160,11 +167,11 @@ pub struct Settings {
     pub mode: Mode,
 
     /// Worker threads. [default: 1, or 2 where the CPU quota is 2 or more]
-    #[arg(long, env = "OUTRIGGER_WORKERS", value_name = "N")]
+    #[arg(long, env = "OUTRIGGER_WORKERS", value_name = "N", value_parser = number::<usize>)]
     pub workers: Option<usize>,
 
     /// Most clients; the next gets an error.
-    #[arg(long, env = "OUTRIGGER_MAX_CLIENTS", value_name = "N", default_value_t = 10_000)]
+    #[arg(long, env = "OUTRIGGER_MAX_CLIENTS", value_name = "N", default_value_t = 10_000, value_parser = number::<usize>)]
     pub max_clients: usize,
 
     /// Time for dialling the upstream and its handshake together: 500ms, 2s.
@@ -189,7 +196,7 @@ pub struct Settings {
     pub memory_limit: Option<usize>,
 
     /// Databases that SELECT accepts unseen while the upstream cannot be asked.
-    #[arg(long, env = "OUTRIGGER_DATABASES", value_name = "N", default_value_t = 16)]
+    #[arg(long, env = "OUTRIGGER_DATABASES", value_name = "N", default_value_t = 16, value_parser = number::<u32>)]
     pub databases: u32,
 
     /// What clients are answered while Redis cannot be asked.
@@ -208,7 +215,7 @@ pub struct Settings {
     #[command(flatten)]
     pub http: Http,
 
-    /// Requests that take so long or longer are kept in the slow log.
+    /// Requests that take so long or longer are kept in the slow log; those that block on purpose, such as BLPOP, are left out.
     #[arg(long, env = "OUTRIGGER_SLOWLOG_THRESHOLD", value_name = "TIME", default_value = "100ms", value_parser = duration)]
     pub slowlog_threshold: Duration,
 
@@ -277,7 +284,14 @@ pub struct Config {
 impl Config {
     /// All secrets.
     pub fn secrets(&self) -> impl Iterator<Item = &Secret> {
-        [&self.upstream.target.password, &self.clients.password].into_iter().flatten()
+        let token = self.http.as_ref().and_then(|http| http.token.as_ref());
+        [self.upstream.target.password.as_ref(), self.clients.password.as_ref(), token].into_iter().flatten()
+    }
+
+    /// How the operator knows what says what to log.
+    #[must_use]
+    pub fn log_setting(&self) -> String {
+        setting(if self.log_file.is_some() { "log-level-file" } else { "log" })
     }
 
     /// What to log: what the file says, if there is one.
@@ -311,7 +325,7 @@ pub struct Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "--{} ({}): {}", self.flag, variable(self.flag), self.problem)
+        write!(f, "{}: {}", setting(self.flag), self.problem)
     }
 }
 
@@ -493,9 +507,19 @@ fn ip_or_name(host: &str) -> String {
     host.trim_start_matches('[').trim_end_matches(']').to_owned()
 }
 
-/// The first line of a file, which is read when the process starts.
+/// The text of a file, which is read when the process starts.
 fn secret(flag: &str, file: &Path) -> Secret {
-    Secret::of_file(format!("--{flag} ({})", variable(flag)), file.to_owned())
+    Secret::of_file(setting(flag), file.to_owned())
+}
+
+/// How the operator knows a setting.
+fn setting(flag: &str) -> String {
+    format!("--{flag} ({})", variable(flag))
+}
+
+/// A whole number.
+fn number<N: FromStr>(text: &str) -> Result<N, String> {
+    text.parse().map_err(|_| "give a whole number that is not too large, such as 20".to_owned())
 }
 
 /// `500ms`, `2s`, `1m`.

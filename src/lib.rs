@@ -71,7 +71,8 @@
 //! what was in flight and parks the reads; the lane dials (`upstream/dialling.rs`) and is refused; the supervisor's link is
 //! *down*, every worker is told, and what is parked fails. `client/unserved.rs` asks [`command::degrade`] what each request
 //! is answered. From now on `reserve` refuses at once. `Shared::watch` sends a worker to probe when the supervisor says so;
-//! the first connection that is made raises the breaker to half-open or the link to *recovering*.
+//! the first connection that is made raises the breaker to half-open or the link to *recovering*. What the log says while it
+//! lasts is in `upstream/absence.rs`.
 //!
 //! # Subscribers
 //!

@@ -92,7 +92,7 @@ fn serve(config: &Config) -> ExitCode {
     let log = match observe::log::start(config.log_format, &what) {
         Ok(log) => log,
         Err(error) => {
-            eprintln!("outrigger: --log (OUTRIGGER_LOG), or what --log-level-file names: {error}");
+            eprintln!("outrigger: {}: {error}", config.log_setting());
             return ExitCode::from(USAGE);
         }
     };

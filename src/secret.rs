@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
 
 /// A secret; clones are the same one.
 #[derive(Clone)]
@@ -25,25 +26,42 @@ struct Source {
     /// How the operator knows the setting that names the file.
     setting: String,
     file: PathBuf,
+    /// It is a token, which comes in a header of HTTP: visible characters, without what surrounds them.
+    is_token: bool,
 }
 
 #[derive(Default)]
 struct Versions {
     current: SecretString,
     previous: Option<SecretString>,
+    /// How often it was another one than before: 1 when it was first read.
+    count: u64,
 }
 
 impl Secret {
     /// One that never changes.
     #[must_use]
     pub fn fixed(secret: SecretString) -> Self {
-        Self(Arc::new(Inner { source: None, versions: Mutex::new(Versions { current: secret, previous: None }) }))
+        Self(Arc::new(Inner {
+            source: None,
+            versions: Mutex::new(Versions { current: secret, ..Versions::default() }),
+        }))
     }
 
-    /// The first line of a file, not read yet; `setting` names it in errors.
+    /// The text of a file without its final line ends, not read yet; `setting` names it in errors.
     #[must_use]
     pub fn of_file(setting: String, file: PathBuf) -> Self {
-        Self(Arc::new(Inner { source: Some(Source { setting, file }), versions: Mutex::default() }))
+        Self::of(Source { setting, file, is_token: false })
+    }
+
+    /// The token in a file, not read yet: one line of visible ASCII characters.
+    #[must_use]
+    pub fn token_of_file(setting: String, file: PathBuf) -> Self {
+        Self::of(Source { setting, file, is_token: true })
+    }
+
+    fn of(source: Source) -> Self {
+        Self(Arc::new(Inner { source: Some(source), versions: Mutex::default() }))
     }
 
     /// How the operator knows it, if it comes from a file.
@@ -64,19 +82,39 @@ impl Secret {
         self.versions().previous.clone()
     }
 
+    /// How often it was another one than before: 1 when it was first read, 0 if it comes from no file, or was not read yet.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.versions().count
+    }
+
+    /// Whether this is what is valid now, by a comparison that takes the same time for every wrong one of its length.
+    /// Nothing is while the file was not read yet.
+    #[must_use]
+    pub fn is(&self, given: &[u8]) -> bool {
+        let current = self.current();
+        let current = current.expose_secret().as_bytes();
+        !current.is_empty() && bool::from(current.ct_eq(given))
+    }
+
     /// Reads the file; true if it holds another secret than before.
     ///
     /// # Errors
     /// Why it cannot be read, and how to mend that. The secret stays as it was.
     pub fn read(&self) -> Result<bool, String> {
-        let Some(Source { setting, file }) = &self.0.source else { return Ok(false) };
+        let Some(Source { setting, file, is_token }) = &self.0.source else { return Ok(false) };
         let shown = file.display();
         let text = fs::read_to_string(file).map_err(|error| {
             format!("{setting}: cannot read `{shown}`: {error}; name a file that this user can read")
         })?;
-        let secret = text.trim_end_matches(['\r', '\n']);
+        let secret = if *is_token { text.trim() } else { text.trim_end_matches(['\r', '\n']) };
         if secret.is_empty() {
             return Err(format!("{setting}: `{shown}` is empty: write the secret into it"));
+        }
+        if *is_token && !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(format!(
+                "{setting}: `{shown}` holds no token: write one line of visible ASCII characters into it, without spaces"
+            ));
         }
         let versions = &mut *self.versions();
         let before = versions.current.expose_secret();
@@ -84,6 +122,7 @@ impl Secret {
             return Ok(false);
         }
         let previous = std::mem::replace(&mut versions.current, secret.into());
+        versions.count += 1;
         versions.previous = Some(previous).filter(|previous| !previous.expose_secret().is_empty());
         Ok(true)
     }
@@ -120,7 +159,7 @@ mod tests {
         write("one\r\n");
         assert_eq!(secret.read(), Ok(true));
         assert_eq!(shown(&secret), ("one".to_owned(), None));
-        assert_eq!(secret.read(), Ok(false));
+        assert_eq!((secret.read(), secret.count()), (Ok(false), 1));
         write("two");
         assert_eq!(secret.clone().read(), Ok(true));
         assert_eq!(shown(&secret), ("two".to_owned(), Some("one".to_owned())));
@@ -129,7 +168,29 @@ mod tests {
         fs::remove_file(&file).expect("it is there");
         assert!(secret.read().is_err());
         assert_eq!(shown(&secret), ("two".to_owned(), Some("one".to_owned())));
+        assert_eq!(secret.count(), 2);
         assert!(!format!("{secret:?}").contains("two"));
+    }
+
+    #[test]
+    fn a_token_is_one_word() {
+        let file = tempfile::NamedTempFile::new().expect("a temporary file");
+        let token = Secret::token_of_file("--admin-token-file".to_owned(), file.path().to_owned());
+        let write = |text: &str| fs::write(file.path(), text).expect("it can be written");
+        assert!(!token.is(b""), "nothing was read yet");
+        for wrong in ["", " \n", "first\nsecond\n", "tök", "a b"] {
+            write(wrong);
+            assert!(token.read().is_err(), "{wrong:?}");
+        }
+        assert!(!token.is(b""));
+        write(" first \r\n");
+        assert_eq!(token.read(), Ok(true));
+        for (given, right) in [("first", true), ("", false), ("firsT", false), ("first ", false), ("fir", false)] {
+            assert_eq!(token.is(given.as_bytes()), right, "{given:?}");
+        }
+        write("second");
+        assert_eq!(token.read(), Ok(true));
+        assert!(token.is(b"second") && !token.is(b"first"));
     }
 
     #[test]

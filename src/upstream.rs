@@ -20,6 +20,7 @@
 //!
 //! What this module does not know: clients (only keys and wakers), commands, and other workers (only what is shared).
 
+mod absence;
 pub(crate) mod admission;
 pub mod breaker;
 pub mod budget;

@@ -53,7 +53,7 @@ impl Condition {
         }
     }
 
-    /// Why it is so, and what it means to clients. `drill`: how long an isolation lasts yet.
+    /// Why it is so, and what it means to clients: not for strangers. `drill`: how long an isolation lasts yet.
     pub(super) fn why(self, sources: &Sources, drill: Option<Duration>) -> String {
         let instead = || answers(|flag| sources.settings.get(flag).map_or("", String::as_str));
         match self {
@@ -61,7 +61,8 @@ impl Condition {
             Self::Serving if sources.upstream.was_reached() => "Redis answers. Requests are forwarded.".to_owned(),
             Self::Serving => "Clients are taken in. There was no connection to Redis yet.".to_owned(),
             Self::Degraded => {
-                let obstacle = sources.upstream.obstacle().map_or_else(String::new, |obstacle| obstacle.to_string());
+                let obstacle = sources.upstream.obstacle();
+                let obstacle = obstacle.map_or_else(String::new, |obstacle| sources.upstream.in_full(&obstacle));
                 let colon = if obstacle.is_empty() { "" } else { ": " };
                 format!("Redis cannot be asked{colon}{obstacle}. {}", instead())
             }

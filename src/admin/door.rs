@@ -87,12 +87,19 @@ async fn serve(stream: TcpStream, peer: IpAddr, site: Arc<Site>, place: Place) {
     loop {
         let deadline = place.since() + ANSWER_WITHIN;
         tokio::select! {
+            // The connection first: a request that is there already is answered, and its place then is not free.
+            biased;
             ended = &mut connection => {
                 // What a stranger sends is its own affair.
                 ended.unwrap_or_else(|error| tracing::debug!(%error, "an HTTP connection failed"));
                 return;
             }
-            () = place.wanted.notified() => return,
+            () = place.wanted.notified() => {
+                // When the answer has left, whoever wants the place is told, and asks for it again.
+                if !place.is_busy() {
+                    return;
+                }
+            }
             () = sleep_until(deadline) => {
                 if place.since() + ANSWER_WITHIN <= Instant::now() {
                     return;
@@ -166,6 +173,10 @@ impl Place {
         }
     }
 
+    fn is_busy(&self) -> bool {
+        self.places.seats().get(self.number).is_some_and(|seat| seat.busy)
+    }
+
     /// Since when it is busy, or idle.
     fn since(&self) -> Instant {
         self.places.seats().get(self.number).map_or_else(Instant::now, |seat| seat.since)
@@ -203,6 +214,7 @@ mod tests {
         });
         taken[1].wanted.notified().await;
         assert!(!next.is_finished(), "it leaves when it can");
+        assert!(taken[0].is_busy() && !taken[1].is_busy());
         drop(taken.remove(1));
         let place = next.await.expect("it does not panic");
         assert_eq!(places.seats().len(), PLACES);

@@ -50,6 +50,14 @@ impl Health {
         Self { status: "fail", reason: Some(obstacle.to_string()) }
     }
 
+    /// The same with the very words of what failed: not for strangers.
+    pub(super) fn in_full(mut self, upstream: &Shared) -> Self {
+        if let (Some(reason), Some(obstacle)) = (&mut self.reason, upstream.obstacle()) {
+            *reason = upstream.in_full(&obstacle);
+        }
+        self
+    }
+
     /// True if Redis answers.
     pub(super) fn is_well(&self) -> bool {
         self.reason.is_none()

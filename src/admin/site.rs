@@ -1,7 +1,8 @@
 //! Which path is answered by what, and who may ask.
 //!
 //! What needs the token is not there without one (404), and refused slowly to whoever has a wrong one. What changes
-//! something is a POST; a browser that was led astray cannot make one, since it cannot be made to add the token.
+//! something is a POST; a browser that was led astray cannot add the token to one. With `--quitquitquit` no token is needed
+//! to end the process from this machine: there, only the headers that a browser adds by itself tell that it was led astray.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,7 +25,6 @@ use super::probes::{Probes, Word};
 use super::report::{Detailed, Redis, Services};
 use super::status::{Brief, Own, Status};
 use super::tally::Tally;
-use super::token::Token;
 use super::{Config, Sources, page};
 use crate::observe::history::{History, STEP, Totals};
 
@@ -141,7 +141,6 @@ enum Caller {
 /// Everything that can be asked for.
 pub(super) struct Site {
     config: Config,
-    token: Option<Token>,
     tally: Arc<Tally>,
     sources: Sources,
     pulse: Pulse,
@@ -154,9 +153,8 @@ pub(super) struct Site {
 }
 
 impl Site {
-    pub(super) fn new(config: Config, token: Option<Token>, tally: Arc<Tally>, sources: Sources) -> Arc<Self> {
+    pub(super) fn new(config: Config, tally: Arc<Tally>, sources: Sources) -> Arc<Self> {
         Arc::new(Self {
-            token,
             tally,
             pulse: Pulse::new(Arc::clone(&sources.upstream)),
             probes: Probes::new(&config),
@@ -208,7 +206,8 @@ impl Site {
     }
 
     async fn answer_head(&self, peer: IpAddr, path: Option<Path>, request: &Request<()>) -> Answer {
-        let Some(path) = path.filter(|path| self.is_there(*path)) else {
+        let caller = self.caller(peer, request);
+        let Some(path) = path.filter(|path| self.is_there(*path, caller)) else {
             return text(StatusCode::NOT_FOUND, "there is nothing here");
         };
         let allowed = if path.acts() { "POST" } else { "GET, HEAD" };
@@ -221,7 +220,6 @@ impl Site {
             let answer = text(StatusCode::METHOD_NOT_ALLOWED, &format!("only {allowed}"));
             return with(answer, ALLOW, HeaderValue::from_static(allowed));
         }
-        let caller = self.caller(peer, request);
         match path {
             Path::Quit if caller == Caller::Neighbour && self.config.quitquitquit => self.quit(),
             _ if path.is_guarded() && caller != Caller::Operator => self.refuse().await,
@@ -246,12 +244,12 @@ impl Site {
                 json(status_of(&health), &health)
             }
             Path::Detailed => {
-                let health = self.pulse.health().await;
+                let health = self.pulse.health().await.in_full(&sources.upstream);
                 let drill = self.drill.left().map(|left| left.as_secs_f64());
                 json(status_of(&health), &Detailed::new(sources, health, self.since, drill))
             }
             Path::Redis => {
-                let health = self.pulse.health().await;
+                let health = self.pulse.health().await.in_full(&sources.upstream);
                 json(status_of(&health), &Redis::new(sources, health))
             }
             Path::Services => json(StatusCode::OK, &Services::new(&sources.lifecycle)),
@@ -267,6 +265,9 @@ impl Site {
             }
             Path::Status => self.status(caller),
             Path::Isolate => self.isolate(query),
+            Path::Release if query.is_some_and(|query| !query.is_empty()) => {
+                text(StatusCode::BAD_REQUEST, "there are no parameters: /breaker/release")
+            }
             Path::Release if self.drill.end() => text(StatusCode::OK, "released: Redis is asked again"),
             Path::Release => text(StatusCode::CONFLICT, "it is not isolated"),
             Path::Quit => self.quit(),
@@ -287,16 +288,17 @@ impl Site {
     }
 
     /// Whether it is there at all: what only the token opens is not, without one.
-    fn is_there(&self, path: Path) -> bool {
-        !path.is_guarded() || self.token.is_some() || (path == Path::Quit && self.config.quitquitquit)
+    fn is_there(&self, path: Path, caller: Caller) -> bool {
+        let may_quit = self.config.quitquitquit && caller == Caller::Neighbour;
+        !path.is_guarded() || self.config.token.is_some() || (path == Path::Quit && may_quit)
     }
 
     fn caller(&self, peer: IpAddr, request: &Request<()>) -> Caller {
         let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let given = given.and_then(|value| value.split_at_checked(BEARER.len()));
         let token = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER)).map(|(_, token)| token);
-        if let (Some(expected), Some(token)) = (&self.token, token)
-            && expected.is(token.trim_ascii(), Instant::now())
+        if let (Some(expected), Some(token)) = (&self.config.token, token)
+            && expected.is(token.trim_ascii())
         {
             return Caller::Operator;
         }
@@ -311,9 +313,15 @@ impl Site {
     }
 
     fn isolate(&self, query: Option<&str>) -> Answer {
-        let length = match query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("for="))) {
+        let length = match query.filter(|query| !query.is_empty()) {
             None => Some(drill::USUAL),
-            Some(text) => humantime::parse_duration(text).ok().filter(|length| !length.is_zero()),
+            Some(query) => match query.strip_prefix("for=").filter(|text| !text.contains('&')) {
+                None => {
+                    let problem = "the only parameter is `for`, in small letters and once: /breaker/isolate?for=30s";
+                    return text(StatusCode::BAD_REQUEST, problem);
+                }
+                Some(text) => humantime::parse_duration(text).ok().filter(|length| !length.is_zero()),
+            },
         };
         let Some(length) = length.filter(|length| *length <= drill::LONGEST) else {
             return text(StatusCode::BAD_REQUEST, "give a time with its unit, 1h at most: /breaker/isolate?for=30s");

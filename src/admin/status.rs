@@ -73,7 +73,7 @@ struct Moment {
     at: f64,
     requests: f64,
     errors: f64,
-    degraded: f64,
+    without_redis: f64,
     p50_ms: Option<f64>,
     p99_ms: Option<f64>,
     hit_rate: Option<f64>,
@@ -160,8 +160,8 @@ impl Step {
 
 impl Moment {
     fn new(point: &Point) -> Self {
-        let Point { at, requests, errors, degraded, p50, p99, hit_rate } = *point;
-        Self { at: unix(at), requests, errors, degraded, p50_ms: p50, p99_ms: p99, hit_rate }
+        let Point { at, requests, errors, without_redis, p50, p99, hit_rate } = *point;
+        Self { at: unix(at), requests, errors, without_redis, p50_ms: p50, p99_ms: p99, hit_rate }
     }
 }
 

@@ -4,9 +4,9 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, Opts};
 
-/// Counters of the HTTP port; register a clone to have them among the metrics.
+/// Counters of the HTTP port.
 #[derive(Debug, Clone)]
-pub struct Tally {
+pub(super) struct Tally {
     /// None only if the names were no names, which a test excludes.
     counters: Option<Counters>,
 }

@@ -61,6 +61,8 @@ pub(super) struct Env {
     /// What no client may ask for, and how often one did since that was last logged.
     pub(super) denied: Option<Denied>,
     pub(super) denials: u64,
+    /// Clients that spoke HTTP and that the log has not told of yet.
+    pub(super) foreigners: u64,
     pub(super) upstream: Arc<Shared>,
     pub(super) metrics: Arc<Metrics>,
     /// What this worker counts.
@@ -194,6 +196,7 @@ impl Clients {
             dedicated: config.dedicated,
             denied: config.denied.clone(),
             denials: 0,
+            foreigners: 0,
             upstream,
             cells: metrics.worker(worker),
             metrics,
@@ -278,6 +281,10 @@ impl Clients {
         }
         if env.denials > 0 && tick.is_multiple_of(REPORT_EVERY) {
             tracing::warn!(requests = mem::take(&mut env.denials), "refused what --deny-commands denies");
+        }
+        if env.foreigners > 0 && tick.is_multiple_of(REPORT_EVERY) {
+            let clients = mem::take(&mut env.foreigners);
+            tracing::warn!(clients, "closed connections that speak HTTP: possibly a cross-protocol attack");
         }
         let sessions = &mut self.sessions;
         if env.pool.memory().is_tight() {

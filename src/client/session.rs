@@ -95,6 +95,8 @@ pub(super) enum Departure {
     Client,
     /// It has sent what is no request.
     Protocol,
+    /// It speaks HTTP.
+    CrossProtocol,
     /// It has not taken its replies, or made us hold too much.
     OutputLimit,
     /// What it had on a connection of its own is lost, or the rest of a reply.
@@ -111,6 +113,7 @@ impl Departure {
         match self {
             Self::Client => "client",
             Self::Protocol => "protocol",
+            Self::CrossProtocol => "cross_protocol",
             Self::OutputLimit => "output_limit",
             Self::UpstreamLost => "upstream_lost",
             Self::Killed => "killed",

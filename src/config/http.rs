@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use clap::builder::BoolishValueParser;
 
-use super::{Error, duration, wrong};
+use super::{Error, duration, setting, wrong};
 use crate::admin;
+use crate::secret::Secret;
 
 /// Where the HTTP port is: the same for who opens it and for who asks there.
 #[derive(Debug, clap::Args)]
@@ -24,8 +25,8 @@ pub struct Http {
     #[command(flatten)]
     pub address: HttpAddress,
 
-    /// File whose first line is the token for the HTTP port's details and switches; without one, they are not there. It is
-    /// read again when it changes.
+    /// File that holds the token for the HTTP port's details and switches; without one, they are not there. It is read again
+    /// when it changes.
     #[arg(long, env = "OUTRIGGER_ADMIN_TOKEN_FILE", value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
 
@@ -102,7 +103,7 @@ impl Http {
     pub(super) fn resolve(&self) -> Result<Option<admin::Config>, Error> {
         let config = |address| admin::Config {
             address,
-            token_file: self.admin_token_file.clone(),
+            token: self.admin_token_file.clone().map(|file| Secret::token_of_file(setting("admin-token-file"), file)),
             quitquitquit: self.quitquitquit,
             ready_requires_upstream: self.ready_requires_upstream,
             startup_requires_upstream: self.startup_requires_upstream,

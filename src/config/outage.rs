@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, ValueEnum};
 
-use super::duration;
+use super::{duration, number};
 use crate::upstream::breaker::{Mode, Settings};
 
 /// Flags for deadlines and the breaker.
@@ -30,7 +30,7 @@ pub struct Outage {
     pub breaker: BreakerMode,
 
     /// Failures in a row that open the breaker; 0 leaves it to the other rules.
-    #[arg(long, env = "OUTRIGGER_BREAKER_FAILURES", value_name = "N", default_value_t = 5)]
+    #[arg(long, env = "OUTRIGGER_BREAKER_FAILURES", value_name = "N", default_value_t = 5, value_parser = number::<u32>)]
     pub breaker_failures: u32,
 
     /// The longest time that the breaker stays open before it tries again. The first is 1 s, and each is twice the last.

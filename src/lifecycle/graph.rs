@@ -167,8 +167,10 @@ impl<S: Send + Sync + 'static> Graph<S> {
                 let begun = Instant::now();
                 component.report(&lifecycle, ComponentState::Starting, None, None);
                 let mut result = component.attempt(&state, &lifecycle, begun).await;
-                if !component.critical && result.is_err() {
-                    result = component.persist(&state, &lifecycle, begun).await;
+                if let Err(problem) = &result
+                    && !component.critical
+                {
+                    result = component.persist(problem, &state, &lifecycle, begun).await;
                 }
                 (component, result)
             });
@@ -204,9 +206,15 @@ impl<S: 'static> Component<S> {
     }
 
     /// Tries again until it succeeds.
-    async fn persist(&self, state: &Arc<S>, lifecycle: &Lifecycle, begun: Instant) -> Result<(), String> {
+    async fn persist(
+        &self,
+        problem: &str,
+        state: &Arc<S>,
+        lifecycle: &Lifecycle,
+        begun: Instant,
+    ) -> Result<(), String> {
         let (mut pause, longest) = PAUSE;
-        tracing::warn!(component = self.name, "not up yet: serving without, and trying again");
+        tracing::warn!(component = self.name, problem, "not up yet: serving without, and trying again");
         loop {
             sleep(pause).await;
             pause = (pause * 2).min(longest);

@@ -21,11 +21,12 @@ pub const EVERY: Duration = Duration::from_secs(10);
 
 /// What may be read again.
 pub struct Reload {
-    secrets: Vec<Secret>,
+    /// With the count of that which was last told: a dial may have read another one before us.
+    secrets: Vec<(Secret, u64)>,
     metrics: Arc<Metrics>,
-    /// The log, and the file that says what to log.
+    /// The log; and the file that says what to log, with how the operator knows it.
     log: Log,
-    log_file: Option<PathBuf>,
+    log_file: Option<(String, PathBuf)>,
     /// What was last complained of, so that it is said once.
     complaints: Vec<String>,
 }
@@ -33,7 +34,9 @@ pub struct Reload {
 impl Reload {
     /// These secrets, and this log if a file says what to log.
     #[must_use]
-    pub fn new(secrets: Vec<Secret>, metrics: Arc<Metrics>, log: Log, log_file: Option<PathBuf>) -> Self {
+    pub fn new(secrets: Vec<Secret>, metrics: Arc<Metrics>, log: Log, log_file: Option<(String, PathBuf)>) -> Self {
+        // What was first read is no news.
+        let secrets = secrets.into_iter().map(|secret| (secret, 1)).collect();
         Self { secrets, metrics, log, log_file, complaints: Vec::new() }
     }
 
@@ -60,29 +63,29 @@ impl Reload {
             self.complaints.clear();
         }
         let (mut changed, mut complaints) = (false, Vec::new());
-        for secret in &self.secrets {
+        for (secret, told) in &mut self.secrets {
             // The flag alone, of `--flag (VARIABLE)`.
             let flag =
                 secret.setting().unwrap_or_default().trim_start_matches('-').split(' ').next().unwrap_or_default();
-            let count = |result| self.metrics.secret_reloads.with_label_values(&[flag, result]).inc();
-            match secret.read() {
-                Ok(true) => {
-                    changed = true;
-                    count("ok");
-                    tracing::info!(secret = secret.setting(), "another secret was read: it is used from now on");
+            let count = |result, by| self.metrics.secret_reloads.with_label_values(&[flag, result]).inc_by(by);
+            if let Err(problem) = secret.read() {
+                if !self.complaints.contains(&problem) {
+                    count("failed", 1);
                 }
-                Ok(false) => {}
-                Err(problem) => {
-                    if !self.complaints.contains(&problem) {
-                        count("failed");
-                    }
-                    complaints.push(problem);
-                }
+                complaints.push(problem);
+            }
+            let now = secret.count();
+            if now > *told {
+                count("ok", now - *told);
+                *told = now;
+                changed = true;
+                tracing::info!(secret = secret.setting(), "another secret was read: it is used from now on");
             }
         }
-        if let Some(file) = &self.log_file {
+        if let Some((setting, file)) = &self.log_file {
             let read = fs::read_to_string(file).map_err(|error| format!("cannot read `{}`: {error}", file.display()));
-            complaints.extend(read.and_then(|what| self.log.set(what.trim())).err());
+            let set = read.and_then(|what| self.log.set(what.trim()));
+            complaints.extend(set.err().map(|problem| format!("{setting}: {problem}")));
         }
         for complaint in complaints.iter().filter(|complaint| !self.complaints.contains(*complaint)) {
             tracing::warn!(problem = complaint, "what was read again is not used: all stays as it was");

@@ -20,10 +20,10 @@ const KEPT: usize = 180;
 pub struct Totals {
     /// Requests, whatever became of them.
     pub requests: u64,
-    /// Those that were answered by an error, of Redis or of ours.
+    /// Those that Redis has answered by an error.
     pub errors: u64,
-    /// Those that were answered as an empty Redis would.
-    pub degraded: u64,
+    /// Those that were answered without Redis, as an empty one would or by an error of ours.
+    pub without_redis: u64,
     /// Reads that found something.
     pub hits: u64,
     /// Reads that found nothing.
@@ -39,10 +39,10 @@ pub struct Point {
     pub at: SystemTime,
     /// Requests a second.
     pub requests: f64,
-    /// Of these, answered by an error.
+    /// Of these, answered by Redis with an error.
     pub errors: f64,
-    /// Of these, answered as an empty Redis would.
-    pub degraded: f64,
+    /// Of these, answered without Redis.
+    pub without_redis: f64,
     /// Half of the reads and writes took no longer, in milliseconds; none if there were none.
     pub p50: Option<f64>,
     /// 99 of 100 took no longer.
@@ -66,8 +66,8 @@ impl Totals {
         let mut totals = outcomes.fold(Self::default(), |mut totals, (outcome, count)| {
             totals.requests += count;
             match outcome {
-                Outcome::ErrorReply | Outcome::Unavailable | Outcome::Indeterminate => totals.errors += count,
-                Outcome::Degraded => totals.degraded += count,
+                Outcome::ErrorReply => totals.errors += count,
+                Outcome::Degraded | Outcome::Unavailable | Outcome::Indeterminate => totals.without_redis += count,
                 Outcome::Ok | Outcome::Local => {}
             }
             totals
@@ -100,7 +100,7 @@ impl History {
             at,
             requests: rounded(rate(|totals| totals.requests)),
             errors: rounded(rate(|totals| totals.errors)),
-            degraded: rounded(rate(|totals| totals.degraded)),
+            without_redis: rounded(rate(|totals| totals.without_redis)),
             p50: quantile(0.5),
             p99: quantile(0.99),
             hit_rate: (hits + misses > 0.0).then(|| rounded(hits / (hits + misses))),
@@ -143,10 +143,10 @@ mod tests {
         assert_eq!(history.points().map(|point| point.requests).collect::<Vec<_>>(), [200.0], "since the beginning");
         let mut durations = lasting(40, 1_000);
         durations.add(&lasting(900_000, 100));
-        let second = Totals { requests: 1_100, errors: 10, degraded: 50, hits: 925, misses: 175, durations };
+        let second = Totals { requests: 1_100, errors: 10, without_redis: 50, hits: 925, misses: 175, durations };
         history.add(at(2), STEP, second.clone());
         let point = *history.points().last().expect("there is one");
-        assert_eq!((point.at, point.requests, point.errors, point.degraded), (at(2), 20.0, 2.0, 10.0));
+        assert_eq!((point.at, point.requests, point.errors, point.without_redis), (at(2), 20.0, 2.0, 10.0));
         assert_eq!(point.hit_rate, Some(0.25), "those before do not count any more");
         let (p50, p99) = (point.p50.expect("some"), point.p99.expect("some"));
         assert!((500.0..p99).contains(&p50) && p99 <= 1_000.0, "{p50} and {p99} of requests that took 900 ms");

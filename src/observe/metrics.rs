@@ -151,7 +151,7 @@ impl Metrics {
             secret_reloads: new.counters(
                 "secret_reloads_total",
                 "Secrets that were read again.",
-                &[("secret", &["upstream-password-file", "password-file"]), ("result", &["ok", "failed"])],
+                &[("secret", &["upstream-password-file", "password-file", "admin-token-file"]), ("result", &["ok", "failed"])],
             )?,
             registry,
         })
@@ -386,9 +386,10 @@ const FAILURES: &str = "Failures of Redis, by reason; while the breaker is open 
 const FAILURE_REASONS: [&str; 5] = ["connect", "timeout", "disconnect", "unavailable_reply", "health_check"];
 
 /// For which reasons clients are gone, and what these mean.
-const DEPARTURE_REASONS: [&str; 6] = ["client", "protocol", "output_limit", "upstream_lost", "drain", "killed"];
-const DEPARTURES: &str = "Clients that are gone. client: it left; protocol: it sent what is no request; output_limit: it \
-                          did not take its replies; upstream_lost: what it had on its own connection was lost, or half a \
+const DEPARTURE_REASONS: [&str; 7] =
+    ["client", "protocol", "cross_protocol", "output_limit", "upstream_lost", "drain", "killed"];
+const DEPARTURES: &str = "Clients that are gone. client: it left; protocol: it sent what is no request; cross_protocol: it \
+                          spoke HTTP; output_limit: it did not take its replies; upstream_lost: what it had on its own connection was lost, or half a \
                           reply; drain: the proxy stops; killed: CLIENT KILL.";
 
 /// What those mean for which upstream connections are gone.

@@ -99,7 +99,7 @@ impl State {
     pub const ALL: [Self; 6] =
         [Self::Starting, Self::Closed, Self::Open, Self::HalfOpen, Self::Isolated, Self::Disabled];
 
-    /// As a label's value.
+    /// As the log, JSON and labels have it.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -115,19 +115,6 @@ impl State {
     /// True if every request is let through.
     pub fn serves(self) -> bool {
         matches!(self, Self::Closed | Self::Starting | Self::Disabled)
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Starting => "starting",
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half-open",
-            Self::Isolated => "isolated",
-            Self::Disabled => "disabled",
-        })
     }
 }
 
@@ -187,8 +174,10 @@ pub enum Reason {
     Trial,
     /// Half-open led to nothing.
     NoVerdict,
-    /// The operator isolated it, or has just released it.
+    /// The operator isolated it.
     Operator,
+    /// The operator has released it, or the time of a drill is up.
+    Released,
 }
 
 impl Reason {
@@ -204,7 +193,7 @@ impl Reason {
             Self::Dials => "connect",
             Self::Trial => "trial",
             Self::NoVerdict => "no_verdict",
-            Self::Operator => "manual",
+            Self::Operator | Self::Released => "manual",
         }
     }
 }
@@ -221,6 +210,7 @@ impl fmt::Display for Reason {
             Self::Trial => "a trial failed",
             Self::NoVerdict => "no trial ended",
             Self::Operator => "the operator's choice",
+            Self::Released => "the isolation is over, and Redis is looked for",
         })
     }
 }
@@ -407,10 +397,15 @@ impl Breaker {
 
     /// Whether Redis may be contacted at all, were it only to see whether it is there.
     pub fn may_probe(&self, now: Instant) -> bool {
+        self.may_probe_from(now).is_some_and(|from| from <= now)
+    }
+
+    /// From when on Redis may be contacted; `None`: not before the operator says so.
+    pub fn may_probe_from(&self, now: Instant) -> Option<Instant> {
         match self.phase {
-            Phase::Open { until } => self.settings.early_recovery || now >= until,
-            Phase::Isolated => false,
-            Phase::Starting | Phase::Closed(_) | Phase::HalfOpen(_) | Phase::Disabled => true,
+            Phase::Open { until } if !self.settings.early_recovery => Some(until),
+            Phase::Isolated => None,
+            Phase::Open { .. } | Phase::Starting | Phase::Closed(_) | Phase::HalfOpen(_) | Phase::Disabled => Some(now),
         }
     }
 
@@ -419,7 +414,7 @@ impl Breaker {
         match self.phase {
             Phase::Open { until } if now >= until => {
                 // Why it was isolated once does not explain why it still refuses.
-                let reason = if self.reason == Reason::Operator { Reason::Dials } else { self.reason };
+                let reason = if self.reason == Reason::Released { Reason::Dials } else { self.reason };
                 self.trip(reason, now);
             }
             Phase::Starting => self.trip(Reason::Startup, now),
@@ -477,6 +472,7 @@ impl Breaker {
             Mode::Enabled | Mode::Isolated => Phase::Open { until: now },
             Mode::Disabled => Phase::Disabled,
         };
+        self.reason = Reason::Released;
         self.enter(phase, now);
     }
 

@@ -346,7 +346,10 @@ impl Upstream {
         }
         match error {
             Error::Database(_) => {}
-            _ if self.failures == 0 => tracing::warn!(%error, "cannot get an upstream connection"),
+            _ if self.failures == 0 => {
+                let next_dial_ms = self.shared.next_dial_ms(self.now);
+                tracing::warn!(%error, next_dial_ms, "cannot get an upstream connection");
+            }
             _ => tracing::debug!(%error, "cannot get an upstream connection"),
         }
         if !matches!(error, Error::Withheld | Error::Database(_)) {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::Shared;
 use super::breaker::State;
+use super::health::Obstacle;
 
 /// The upstream side at one moment, as JSON has it. Times are in seconds.
 #[derive(Debug, Serialize)]
@@ -36,7 +37,7 @@ pub(crate) struct Server {
 /// The breaker.
 #[derive(Debug, Serialize)]
 pub(crate) struct BreakerOutlook {
-    pub(crate) state: String,
+    pub(crate) state: &'static str,
     /// How long it has been in this state.
     pub(crate) for_seconds: f64,
     /// Why it is open, or last was; none before it ever opened.
@@ -53,7 +54,8 @@ pub(crate) struct BreakerOutlook {
 #[derive(Debug, Serialize)]
 pub(crate) struct SupervisorOutlook {
     pub(crate) dials_under_way: u32,
-    /// When it dials next to see whether Redis is back; none while there is a connection or a dial under way.
+    /// When it dials next to see whether Redis is back; none while there is a connection or a dial under way, and while
+    /// isolated.
     pub(crate) next_dial_in_seconds: Option<f64>,
 }
 
@@ -106,10 +108,10 @@ impl Shared {
             }),
             link: self.link().to_string(),
             breaker: self.breaker_outlook(now),
-            supervisor: self.ask(|supervisor| SupervisorOutlook {
-                dials_under_way: supervisor.under_way(),
-                next_dial_in_seconds: supervisor.next_probe(now).map(|at| seconds(at.saturating_duration_since(now))),
-            }),
+            supervisor: SupervisorOutlook {
+                dials_under_way: self.ask(|supervisor| supervisor.under_way()),
+                next_dial_in_seconds: self.next_dial_in(now).map(seconds),
+            },
             pool: self.pool_outlook(),
             last_problem: self.problem().map(|problem| ProblemOutlook {
                 error: problem.text,
@@ -124,7 +126,7 @@ impl Shared {
             let state = breaker.view().state;
             let has_opened = breaker.trips() > 0 || state == State::Isolated;
             BreakerOutlook {
-                state: state.to_string(),
+                state: state.label(),
                 for_seconds: seconds(now.saturating_duration_since(breaker.since())),
                 reason: has_opened.then(|| breaker.reason().to_string()),
                 retry_in_seconds: breaker.retry_in(now).map(seconds),
@@ -149,6 +151,17 @@ impl Shared {
                 waiting,
             },
         }
+    }
+
+    /// An obstacle with the very words of what failed, which may name addresses: not for strangers.
+    pub(crate) fn in_full(&self, obstacle: &Obstacle) -> String {
+        let general = match obstacle {
+            Obstacle::Open(reason, Some(_)) => Obstacle::Open(*reason, None),
+            Obstacle::Unconnected(Some(_)) => Obstacle::Unconnected(None),
+            other => return other.to_string(),
+        };
+        let dial = self.problem().filter(|problem| problem.dial.is_some());
+        dial.map_or_else(|| obstacle.to_string(), |dial| format!("{general}; the last dial failed: {}", dial.text))
     }
 
     /// How long ago something last came from the server.

@@ -12,7 +12,8 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Event;
-use super::breaker::{self, Breaker, Change, Guard, State, View};
+use super::absence::Absence;
+use super::breaker::{self, Breaker, Change, Guard, Reason, State, View};
 use super::connect::{Identity, Protocol, Target};
 use super::error::Error;
 use super::pool::Permits;
@@ -220,15 +221,12 @@ impl Shared {
 
     /// Logs a change of the breaker and tells the workers.
     pub(super) fn announce(&self, change: Change) {
-        let (state, reason) = (change.to, change.reason);
-        self.metrics.breaker_changed((change.from.label(), state.label()), reason.label());
-        let (retry, _) = self.guard.with(|breaker| breaker.retry_in(Instant::now()));
-        match retry {
-            Some(retry) => {
-                let retry_ms = u64::try_from(retry.as_millis()).unwrap_or(u64::MAX);
-                tracing::warn!(%state, %reason, retry_ms, "breaker");
-            }
-            None => tracing::info!(%state, from = %change.from, "breaker"),
+        let (from, state) = (change.from.label(), change.to.label());
+        self.metrics.breaker_changed((from, state), change.reason.label());
+        if change.to == State::Open && change.reason != Reason::Released {
+            tracing::warn!(state, from, reason = %change, next_dial_ms = self.next_dial_ms(Instant::now()), "breaker");
+        } else {
+            tracing::info!(state, from, reason = %change, "breaker");
         }
         self.broadcast(|| Event::Breaker(change));
         self.news.notify_one();
@@ -458,6 +456,13 @@ impl Shared {
         self.supervise(|supervisor| supervisor.hurry(Instant::now()));
     }
 
+    /// Waits while the operator keeps us from Redis.
+    pub(crate) async fn not_isolated(&self) {
+        while self.view().state == State::Isolated {
+            sleep(LOOK).await;
+        }
+    }
+
     /// Waits until there is a connection.
     pub(crate) async fn reached(&self) {
         while !matches!(self.link(), Link::Up | Link::Recovering) {
@@ -467,9 +472,11 @@ impl Shared {
 
     /// The supervisor's loop: tells time, and sends a worker to probe when it is due. Never ends.
     pub(crate) async fn watch(self: Arc<Self>) {
+        let mut absence = Absence::default();
         loop {
             let now = Instant::now();
             self.tell(|breaker| breaker.tick(now));
+            self.tell_of_absence(&mut absence, now);
             let stranded = self.view().state == State::Open && !self.has_usable();
             let due = self.ask(|supervisor| {
                 if stranded {

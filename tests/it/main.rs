@@ -19,6 +19,7 @@
 
 mod admin;
 mod bounds;
+mod check;
 mod cli;
 mod command_table;
 mod compatibility;

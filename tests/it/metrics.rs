@@ -176,6 +176,14 @@ fn who_leaves_is_counted_with_the_reason() {
     rude.send(b"*1\r\n$x\r\n");
     drop(rude);
     wait_until("it was shown the door", PATIENCE, || departed("protocol") == 1.0);
+    for _ in 0..20 {
+        let mut browser = proxy.connect();
+        browser.send(b"POST / HTTP/1.1\r\n");
+        assert!(browser.rest_however_closed().is_ok_and(|rest| rest.is_empty()));
+    }
+    wait_until("they were shown the door", PATIENCE, || departed("cross_protocol") == 20.0);
+    wait_until("the log tells of them", PATIENCE, || proxy.logged("speak HTTP") > 0);
+    assert!(proxy.logged("speak HTTP") <= 3, "not of each");
     let mut victim = proxy.connect();
     let id = String::from_utf8(victim.ask("CLIENT ID")).expect("text");
     stays.ask(&format!("CLIENT KILL ID {}", id.trim_start_matches(':').trim()));

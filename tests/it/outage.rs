@@ -5,7 +5,7 @@
 //!   tells whether that can be true together with what the server holds in the end; a [`stage`] is all parts of such a test.
 //! - [`readers`], [`libraries`], [`time`], [`slow`]: what clients see of an outage, and for how long; [`spread`] are figures,
 //!   and [`noise`] is what the machine adds to them.
-//! - [`switches`]: what operators may change of it.
+//! - [`switches`]: what operators may change of it. [`told`]: what the log says of it.
 //! - [`storm`], [`names`]: how Redis is found again: two hundred sidecars in a [`network`] of their own, with [`polls`] for
 //!   clients; every packet of [`dials`] is seen, and the name is told by a [`resolver`].
 
@@ -29,3 +29,4 @@ mod stage;
 mod storm;
 mod switches;
 mod time;
+mod told;

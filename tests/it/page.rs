@@ -99,6 +99,12 @@ fn the_status_tells_of_an_outage_and_whom_it_concerns() {
     assert_eq!((&client["name"], &client["count"]), (&"<b>shop</b>".into(), &2.into()), "{told}");
     let why = told["why"].as_str().expect("words");
     assert!(why.contains("Reads are answered as if the cache were empty"), "{why}");
+    let exact = format!("cannot connect: {}: Connection refused", server.address());
+    wait_until("it says exactly what failed", PATIENCE, || {
+        status(&proxy)["why"].as_str().is_some_and(|why| why.contains(&exact))
+    });
+    let general = http::get(&proxy.http(), "/health").json()["reason"].to_string();
+    assert!(general.contains("the last dial failed") && !general.contains(&server.address()), "{general}");
     wait_until("the breaker's opening is on the timeline, and in the log", PATIENCE, || {
         let told = status(&proxy);
         let has = |list: &str, is: &dyn Fn(&Value) -> bool| told[list].as_array().expect("a list").iter().any(is);

@@ -1,5 +1,7 @@
 //! The house rules, as far as a program can check them. Each failure says which line is meant and how to mend it.
 
+mod log;
+
 use crate::support::is_direct;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,7 +25,7 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("client", Allowed::AllBut(&["admin", "app", "config", "worker"])),
     ("lifecycle", Allowed::Only(&["observe", "secret"])),
     ("secret", Allowed::Only(&[])),
-    ("admin", Allowed::Only(&["buffer", "client", "lifecycle", "observe", "upstream"])),
+    ("admin", Allowed::Only(&["buffer", "client", "lifecycle", "observe", "secret", "upstream"])),
 ];
 
 /// Libraries that only these may name, so that each can be replaced in one place.

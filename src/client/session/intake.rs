@@ -277,11 +277,8 @@ impl Session {
     /// After bytes that are no request nothing can be understood any more: the error follows the replies that are due.
     fn protocol_error(&mut self, error: ProtocolError, env: &mut Env) {
         if error == ProtocolError::CrossProtocol {
-            tracing::warn!(
-                client = self.state.id,
-                "closed a connection that speaks HTTP: possibly a cross-protocol attack"
-            );
-            self.note_departure(Departure::Protocol);
+            env.foreigners += 1;
+            self.note_departure(Departure::CrossProtocol);
             self.phase = Phase::Dead;
             return;
         }

@@ -1,5 +1,6 @@
 //! The breaker as the workers share it: one load on the path of a request, a lock where something is reported.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,6 +24,18 @@ pub struct Change {
     pub to: State,
     /// Why it opened, or last had.
     pub reason: Reason,
+}
+
+impl fmt::Display for Change {
+    /// Why it changed.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.from, self.to) {
+            (_, State::HalfOpen) => f.write_str("Redis can be reached: a few requests are tried"),
+            (State::HalfOpen, State::Closed) => f.write_str("the requests that were tried were answered"),
+            (_, State::Closed) => f.write_str("the first connection was made"),
+            (_, State::Open | State::Isolated | State::Disabled | State::Starting) => self.reason.fmt(f),
+        }
+    }
 }
 
 impl Guard {

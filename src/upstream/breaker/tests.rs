@@ -645,6 +645,8 @@ mod operator {
             assert_eq!(bench.state(), State::Isolated);
             bench.breaker.release(bench.now);
             assert_eq!((bench.state(), bench.breaker.retry_in(bench.now)), (State::Open, Some(Duration::ZERO)));
+            assert_eq!(bench.breaker.reason(), Reason::Released);
+            assert_eq!(bench.breaker.may_probe_from(bench.now), Some(bench.now));
             bench.recover();
             bench.breaker.isolate(bench.now);
             bench.breaker.release(bench.now);

@@ -32,7 +32,9 @@ fn a_drill_begins_is_noticed_and_ends_by_itself() {
     wait_until("health is back", PATIENCE, || setting.status("/health") == 200);
     wait_until("writes are back", PATIENCE, || client.ask("SET k w") == b"+OK\r\n");
     assert_eq!(setting.get_as_operator("/health/detailed").json()["drill_ends_in_seconds"], serde_json::Value::Null);
-    for line in ["drill: isolated from Redis", "drill: its time is up"] {
+    for line in
+        ["drill: isolated from Redis", "drill: its time is up", "the isolation is over, and Redis is looked for"]
+    {
         assert_eq!(setting.proxy.logged(line), 1, "{line}");
     }
     assert_eq!(setting.proxy.logged(TOKEN), 0);
@@ -122,6 +124,12 @@ fn lengths_that_make_no_sense_are_refused() {
         let answer = setting.post_as_operator(&format!("/breaker/isolate?for={length}"));
         assert_eq!(answer.status, 400, "{length}: {answer:?}");
     }
+    for query in ["FOR=3s", "foo=3s", "for=3s&foo=1", "for=3s&for=4s", "3s"] {
+        let answer = setting.post_as_operator(&format!("/breaker/isolate?{query}"));
+        assert_eq!(answer.status, 400, "{query}: {answer:?}");
+        assert!(answer.body.contains("/breaker/isolate?for=30s"), "{answer:?}");
+    }
+    assert_eq!(setting.post_as_operator("/breaker/release?for=3s").status, 400);
     assert_eq!(setting.status("/health"), 200);
 }
 
@@ -167,9 +175,10 @@ fn whoever_is_on_this_machine_may_end_it_where_that_is_switched_on() {
     let http = proxy.http();
     for strange in ["Origin: http://evil.example", "Sec-Fetch-Site: cross-site"] {
         let answer = http::request(&http, "POST", "/quitquitquit", &[strange]);
-        assert_eq!(answer.status, 401, "a page in a browser may not: {strange}");
+        assert_eq!(answer.status, 404, "for a page in a browser it is not there: {strange}");
     }
     assert_eq!(http::get(&http, "/quitquitquit").status, 405);
+    assert_eq!(http::request(&http, "POST", "/health/detailed", &[]).status, 404);
     proxy.assert_running();
     assert_eq!(http::request(&http, "POST", "/quitquitquit", &[]).status, 200);
     assert_eq!(proxy.ended().code(), Some(0));

@@ -3,6 +3,9 @@
 use super::{Setting, TOKEN};
 use crate::support::http::request;
 use crate::support::{Kind, PATIENCE, Proxy, Server, wait_until};
+use rustix::process::Signal;
+use std::fs;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -77,17 +80,35 @@ fn a_new_one_takes_the_place_of_the_old() {
     let setting = Setting::new(|_| {});
     assert_eq!(setting.get_as_operator("/health/services").status, 200);
     setting.write_token("another-one");
+    setting.proxy.tell(Signal::HUP);
     let as_new = || request(&setting.http, "GET", "/health/services", &["Authorization: Bearer another-one"]).status;
     wait_until("the new token is known", PATIENCE, || as_new() == 200);
     assert_eq!(setting.get_as_operator("/health/services").status, 401, "the old one is not any more");
     // While there is none, the last one holds.
     setting.write_token("");
-    wait_until("that is noticed", PATIENCE, || {
-        as_new();
-        setting.proxy.logged("cannot read the admin token again") == 1
-    });
+    setting.proxy.tell(Signal::HUP);
+    wait_until("that is noticed", PATIENCE, || setting.proxy.logged("all stays as it was") == 1);
     assert_eq!(as_new(), 200);
     assert_eq!(setting.proxy.logged("another-one"), 0);
+    let reloads =
+        |result| format!("outrigger_secret_reloads_total{{result=\"{result}\",secret=\"admin-token-file\"}} 1\n");
+    let metrics = setting.get("/metrics").body;
+    assert!(metrics.contains(&reloads("ok")) && metrics.contains(&reloads("failed")), "{metrics}");
+}
+
+#[test]
+fn a_file_that_does_not_answer_holds_up_nobody() {
+    let setting = Setting::new(|_| {});
+    // Whoever opens a pipe to read it waits until somebody writes to it: as a file on a mount that is dead.
+    let pipe = setting.folder.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().is_ok_and(|made| made.success()), "a pipe can be made");
+    fs::rename(pipe, setting.folder.path().join("token")).expect("it can take the token's place");
+    setting.proxy.tell(Signal::HUP);
+    for _ in 0..20 {
+        assert_eq!(request(&setting.http, "GET", "/health/services", &["Authorization: Bearer x"]).status, 401);
+        assert_eq!(setting.status("/livez"), 200);
+        assert_eq!(setting.get_as_operator("/health/services").status, 200, "the last one holds");
+    }
 }
 
 #[test]

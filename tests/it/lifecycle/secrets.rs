@@ -67,10 +67,13 @@ fn redis_gets_the_password_that_is_valid_there() {
         serves("who is connected stays so");
         part(&mut admin);
         serves("the file is read when the password is refused");
+        reload(&proxy, 1);
+        assert_eq!(proxy.logged("another secret was read"), 1, "that which a dial has read is told too");
 
         // The file is changed first: until the server is, the password before goes on to work.
         secret.replace("three\n");
-        reload(&proxy, 1);
+        reload(&proxy, 2);
+        assert_eq!(proxy.logged("another secret was read"), 2);
         part(&mut admin);
         serves("the password before is tried");
         admin.ask("CONFIG SET requirepass three");
@@ -144,4 +147,5 @@ fn the_log_shows_what_the_file_says() {
     directives.replace("outrigger=nonsense");
     proxy.tell(Signal::HUP);
     wait_until("that is complained of", PATIENCE, || proxy.logged("is nothing to log") == 1);
+    assert_eq!(proxy.logged("--log-level-file (OUTRIGGER_LOG_LEVEL_FILE): `outrigger=nonsense`"), 1);
 }

@@ -1,6 +1,6 @@
 //! What an operator may switch on and off, and what is remembered of a Redis that is away.
 
-use crate::support::{Client, Kind, PATIENCE, Proxy, Scripted, Server, is_direct, wait_until};
+use crate::support::{Client, Kind, PATIENCE, Proxy, Scripted, Server, http, is_direct, wait_until};
 use std::time::{Duration, Instant};
 
 const NIL: &[u8] = b"$-1\r\n";
@@ -120,4 +120,29 @@ fn what_redis_said_of_itself_is_remembered_while_it_is_away() {
         let told = String::from_utf8_lossy(&client.ask("INFO")).into_owned();
         assert!(told.contains(&version), "{told} says nothing of {version}");
     }
+}
+
+#[test]
+fn isolated_at_the_start_says_so_and_nothing_has_failed() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let token = folder.path().join("token");
+    std::fs::write(&token, "t").expect("it can be written");
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--breaker", "isolated", "--connect-timeout", "100ms"]).arg("--admin-token-file").arg(&token);
+    });
+    assert_eq!(proxy.logged("isolated from Redis from the start by --breaker isolated"), 1);
+    let http = proxy.http();
+    let start = Instant::now();
+    wait_until("more than the connect timeout has passed", PATIENCE, || start.elapsed() > Duration::from_secs(1));
+    assert_eq!(proxy.logged("not up yet"), 0);
+    let answer = http::request(&http, "POST", "/breaker/release", &["Authorization: Bearer t"]);
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let mut client = proxy.connect();
+    wait_for_answer(&mut client, "SET k v", |reply| reply == b"+OK\r\n");
+    wait_until("that is told", PATIENCE, || proxy.logged("Redis serves again") == 1);
+    assert!(proxy.logged("the isolation is over, and Redis is looked for") >= 1);
 }

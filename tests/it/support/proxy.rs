@@ -147,6 +147,13 @@ impl Proxy {
         self.log.lock().expect("no holder panics").iter().filter(|line| line.contains(text)).count()
     }
 
+    /// The first line of the log that contains `text`.
+    pub fn line(&self, text: &str) -> serde_json::Value {
+        let log = self.log.lock().expect("no holder panics");
+        let line = log.iter().find(|line| line.contains(text)).unwrap_or_else(|| panic!("nothing says {text}"));
+        serde_json::from_str(line).unwrap_or_else(|error| panic!("no JSON ({error}): {line}"))
+    }
+
     /// Fails the test if the proxy has ended.
     pub fn assert_running(&mut self) {
         if let Some(child) = &mut self.child {

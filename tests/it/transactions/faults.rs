@@ -414,7 +414,7 @@ fn a_transaction_is_no_trial() {
     });
     // Nothing is said on the connection that is made now, so that every trial is under way.
     scene.upstream.turn(Mood::Well);
-    wait_until("Redis can be reached", PATIENCE, || scene.proxy.logged(r#""state":"half-open""#) > 0);
+    wait_until("Redis can be reached", PATIENCE, || scene.proxy.logged(r#""state":"half_open""#) > 0);
     begin(&mut scene.client);
     assert_eq!(shown(&scene.client.reply()), "-UNAVAILABLE circuit open, command not sent\\r\\n");
     scene.upstream.echo();
