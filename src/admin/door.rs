@@ -47,7 +47,8 @@ pub(super) async fn run(listener: TcpListener, site: Arc<Site>) {
             Ok((stream, peer)) => {
                 failing = false;
                 let place = Places::take(&places).await;
-                tokio::spawn(serve(stream, peer.ip().to_canonical(), Arc::clone(&site), place));
+                let is_near = is_near(&stream, peer.ip());
+                tokio::spawn(serve(stream, is_near, Arc::clone(&site), place));
                 // Who was let in is heard before the next one may take the place.
                 tokio::task::yield_now().await;
             }
@@ -63,14 +64,21 @@ pub(super) async fn run(listener: TcpListener, site: Arc<Site>) {
     }
 }
 
-async fn serve(stream: TcpStream, peer: IpAddr, site: Arc<Site>, place: Place) {
+/// True if both ends are on this machine's loopback device. A mesh that takes in connections from elsewhere hands them on from
+/// a loopback address (127.0.0.6), but to the pod's own.
+fn is_near(stream: &TcpStream, peer: IpAddr) -> bool {
+    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+    is_loopback(peer) && stream.local_addr().is_ok_and(|local| is_loopback(local.ip()))
+}
+
+async fn serve(stream: TcpStream, is_near: bool, site: Arc<Site>, place: Place) {
     let answer = service_fn(|request| {
         let (place, site) = (&place, &site);
         async move {
             // Who does not end what it asks is idle: its place may go to another.
             let (head, read) = site::read_whole(request).await;
             place.set_busy(true, Instant::now());
-            let answer = site.answer(peer, &head, read).await;
+            let answer = site.answer(is_near, &head, read).await;
             place.set_busy(false, Instant::now());
             Ok::<_, Infallible>(answer)
         }

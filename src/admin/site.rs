@@ -194,19 +194,19 @@ impl Site {
         with(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Answers a request of whoever is at `peer`.
-    pub(super) async fn answer(&self, peer: IpAddr, head: &Request<()>, read: Result<(), StatusCode>) -> Answer {
+    /// Answers a request; `is_near`: of somebody on this machine.
+    pub(super) async fn answer(&self, is_near: bool, head: &Request<()>, read: Result<(), StatusCode>) -> Answer {
         let path = Path::of(head.uri().path());
         let answer = match read {
-            Ok(()) => self.answer_head(peer, path, head).await,
+            Ok(()) => self.answer_head(is_near, path, head).await,
             Err(refusal) => closing(text(refusal, "the body is too long, or too slow")),
         };
         self.tally.answered(path.map_or("other", Path::name), answer.status().as_u16());
         answer
     }
 
-    async fn answer_head(&self, peer: IpAddr, path: Option<Path>, request: &Request<()>) -> Answer {
-        let caller = self.caller(peer, request);
+    async fn answer_head(&self, is_near: bool, path: Option<Path>, request: &Request<()>) -> Answer {
+        let caller = self.caller(is_near, request);
         let Some(path) = path.filter(|path| self.is_there(*path, caller)) else {
             return text(StatusCode::NOT_FOUND, "there is nothing here");
         };
@@ -293,7 +293,7 @@ impl Site {
         !path.is_guarded() || self.config.token.is_some() || (path == Path::Quit && may_quit)
     }
 
-    fn caller(&self, peer: IpAddr, request: &Request<()>) -> Caller {
+    fn caller(&self, is_near: bool, request: &Request<()>) -> Caller {
         let given = request.headers().get(AUTHORIZATION).map(HeaderValue::as_bytes);
         let given = given.and_then(|value| value.split_at_checked(BEARER.len()));
         let token = given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER)).map(|(_, token)| token);
@@ -302,7 +302,7 @@ impl Site {
         {
             return Caller::Operator;
         }
-        if peer.is_loopback() && !is_led_astray(request) { Caller::Neighbour } else { Caller::Stranger }
+        if is_near && !is_led_astray(request) { Caller::Neighbour } else { Caller::Stranger }
     }
 
     async fn refuse(&self) -> Answer {

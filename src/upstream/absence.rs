@@ -83,8 +83,7 @@ impl Shared {
     /// Writes what there is to say of Redis' absence.
     pub(super) fn tell_of_absence(&self, absence: &mut Absence, now: Instant) {
         // One PING that is not answered is no absence.
-        let lasts = |obstacle: &Obstacle| !matches!(obstacle, Obstacle::Silent | Obstacle::Refused(_));
-        let obstacle = self.obstacle().filter(lasts);
+        let obstacle = self.barrier();
         let away = obstacle.is_some() || self.view().state == State::HalfOpen;
         let unserved = self.metrics.sum(|cells| cells.given().iter().sum());
         let whole_seconds = |time: Duration| time.as_secs();

@@ -67,9 +67,11 @@ fn a_crowd_that_guesses_tokens_keeps_nobody_out() {
         for number in 0..CROWD {
             let (flag, address) = (&flag, &setting.http);
             scope.spawn(move || {
-                let guess = format!("Authorization: Bearer {number}");
+                let guess = format!("GET /health/detailed HTTP/1.0\r\nAuthorization: Bearer {number}\r\n\r\n");
                 while !flag.load(Ordering::Relaxed) {
-                    assert_eq!(http::request(address, "GET", "/health/detailed", &[&guess]).status, 401);
+                    // Whoever has taken a place and not asked yet may lose it to the next: then there is no answer.
+                    let answer = http::raw(address, guess.as_bytes()).unwrap_or_default();
+                    assert!(answer.is_empty() || answer.starts_with("HTTP/1.0 401"), "{answer}");
                 }
             });
         }

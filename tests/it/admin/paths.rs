@@ -1,8 +1,10 @@
 //! Every path by every method, and what is said there.
 
 use super::Setting;
+use crate::outage::network::in_own_network;
 use crate::support::http;
-use crate::support::{Kind, PATIENCE, Proxy, Server, wait_until};
+use crate::support::{Kind, PATIENCE, Proxy, Server, dependency, wait_until};
+use std::process::Command;
 
 const OPEN: [&str; 9] =
     ["/livez", "/liveness", "/readyz", "/readiness", "/startupz", "/startup", "/health", "/metrics", "/"];
@@ -172,4 +174,41 @@ fn one_that_cannot_be_opened_ends_the_start_with_the_flag_and_the_remedy() {
         log.contains("/nonexistent/token") && log.contains("--admin-token-file (OUTRIGGER_ADMIN_TOKEN_FILE)"),
         "{log}"
     );
+}
+
+/// A mesh hands on what comes from elsewhere as if it came from this machine, but to the pod's own address.
+#[test]
+fn a_loopback_peer_at_another_address_is_no_neighbour() {
+    const POD: &str = "10.9.9.9";
+    in_own_network(|| {
+        let added = Command::new("ip").args(["address", "add", &format!("{POD}/32"), "dev", "lo"]).status();
+        assert!(added.is_ok_and(|status| status.success()), "an address can be added");
+        let server = Server::start(Kind::Redis70);
+        let proxy = Proxy::start(&server, |flags| {
+            flags.args(["--http", "0.0.0.0:9379"]);
+        });
+        wait_until("it serves", PATIENCE, || http::get("127.0.0.1:9379", "/readyz").status == 200);
+        for (address, is_near) in [("127.0.0.1:9379", true), ("10.9.9.9:9379", false)] {
+            let status = from("127.0.0.6", address);
+            assert_eq!(status.contains("\"configuration\":"), is_near, "{address}: {status}");
+        }
+        drop(proxy);
+    });
+}
+
+/// What `/status.json` tells a peer with that address.
+fn from(peer: &str, address: &str) -> String {
+    const ASK: &str = r#"
+import socket, sys
+peer, host, port = sys.argv[1:]
+with socket.create_connection((host, int(port)), 20, (peer, 0)) as connection:
+    connection.sendall(b"GET /status.json HTTP/1.0\r\nHost: localhost\r\n\r\n")
+    while part := connection.recv(65536):
+        sys.stdout.buffer.write(part)
+"#;
+    let (host, port) = address.split_once(':').expect("an address and a port");
+    let output =
+        Command::new(dependency("PYTHON")).args(["-c", ASK, peer, host, port]).output().expect("it can be run");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).expect("text")
 }
