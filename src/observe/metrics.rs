@@ -131,11 +131,7 @@ impl Metrics {
                 "Dials while there was no connection, though there had been one.",
                 &[("result", &["ok", "failed"])],
             )?,
-            disconnects: new.counters(
-                "upstream_disconnects_total",
-                DISCONNECTS,
-                &[("reason", &DISCONNECT_REASONS)],
-            )?,
+            disconnects: new.counters("upstream_disconnects_total", DISCONNECTS, &[("reason", &DISCONNECT_REASONS)])?,
             leases: new.counters("leases_total", "Connections given to one client for a while, by cause.", &[("cause", &LEASE_CAUSES)])?,
             lease_rejections: new.counters(
                 "pool_rejections_total",
