@@ -657,6 +657,7 @@ impl Session {
             let stage = if turn.upstream.is_dialling(self.lane) { "dial" } else { "queue" };
             turn.env.metrics.timeouts.with_label_values(&[stage]).inc();
         }
+        self.note_unserved(request, true, turn.env);
         let mut given = Given::Unavailable;
         let step = self.answer_with(turn.env, |out| given = unserved::answer(&asked, failure, out));
         if failure.why == Why::Open {

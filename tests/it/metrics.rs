@@ -275,6 +275,23 @@ fn those_turned_away_are_not_accepted() {
 }
 
 #[test]
+fn what_missed_its_deadline_is_in_the_slow_log() {
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--request-timeout", "1s", "--slowlog-threshold", "500ms"]);
+    });
+    let mut client = proxy.connect();
+    client.ask("SET k v");
+    server.freeze();
+    assert!(client.ask("SET k w").starts_with(b"-INDETERMINATE"));
+    let status = http::get(&proxy.http(), "/status.json").json();
+    server.thaw();
+    let slow = &status["slow"][0];
+    assert_eq!((&slow["command"], &slow["keys"]), (&"set".into(), &1.into()), "{status}");
+    assert!(slow["upstream"].as_f64().is_some_and(|upstream| upstream >= 0.9), "{slow}");
+}
+
+#[test]
 fn the_slow_log_knows_the_sizes_of_what_streamed() {
     const LARGE: usize = 5_000_000;
     let server = Server::start(Kind::Redis70);

@@ -23,7 +23,7 @@ use crate::lifecycle::Stage;
 use crate::observe::cells::{Given, Tag, command_name};
 use crate::observe::slowlog::Slow;
 use crate::resp::request::Args;
-use crate::upstream::{Failure, InFlight, Parts, Protocol};
+use crate::upstream::{Failure, InFlight, Outcome, Parts, Protocol};
 
 /// While a large reply streams and more than this waits for its client, upstream is not read for a millisecond, in bytes.
 const LAG: usize = 4 * 1024 * 1024;
@@ -153,6 +153,7 @@ impl Session {
             self.kill(Departure::UpstreamLost);
             return;
         }
+        self.note_unserved(request, failure.outcome == Outcome::NotSent, env);
         if !traits.is_muted() {
             // What this batch has delivered comes before it.
             self.spill(buffer, env);
@@ -306,6 +307,22 @@ impl Session {
 
     /// Notes that the reply to a request took long. What waits for others is not slow.
     pub(in crate::client) fn note_slow(&self, entry: InFlight, request: &[u8], parts: Parts, env: &Env) {
+        self.note(entry.tag(), request, parts, env);
+    }
+
+    /// Notes that the request at hand, which Redis has not answered, took long all the same.
+    pub(super) fn note_unserved(&self, request: &[u8], queued: bool, env: &Env) {
+        let waited = env.clock.saturating_sub(self.tag.arrived);
+        if self.tag == Tag::NONE || waited < env.cells.slow_from() || env.cells.is_off() {
+            return;
+        }
+        let waited = Duration::from_micros(waited);
+        let (queue, upstream) = if queued { (waited, Duration::ZERO) } else { (Duration::ZERO, waited) };
+        let parts = Parts { request: request.len() as u64, reply: 0, queue, upstream, head_of_line: Duration::ZERO };
+        self.note(self.tag, request, parts, env);
+    }
+
+    fn note(&self, tag: Tag, request: &[u8], parts: Parts, env: &Env) {
         let args = Args::new(request);
         let command = table::of_request(args.clone());
         if command.is_some_and(|command| asks_to_block(command, args.clone())) {
@@ -313,7 +330,7 @@ impl Session {
         }
         let mut keys = 0;
         command.into_iter().for_each(|command| keys::keys(command, args.clone(), |_| keys += 1));
-        let slow = self.slow(entry.tag());
+        let slow = self.slow(tag);
         let Parts { request, reply, queue, upstream, head_of_line } = parts;
         env.metrics.slow.add(Slow { keys, request, reply, queue, upstream, head_of_line, ..slow });
     }
