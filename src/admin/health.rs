@@ -24,6 +24,9 @@ pub(super) struct Health {
 /// beyond are given what was known last.
 const MOST_WAITING: usize = 24;
 
+/// What was known last holds for so long; then what stands in the way of an answer is all that is known.
+const HOLDS_FOR: Duration = Duration::from_secs(3);
+
 /// A question that others may share: when it was answered and how, once it is.
 type Asked = watch::Receiver<Option<(Instant, Health)>>;
 
@@ -35,7 +38,7 @@ pub(super) struct Pulse {
     /// Those who wait for its answer.
     waiting: Semaphore,
     /// How Redis was when it was asked before.
-    last: Mutex<Option<Health>>,
+    last: Mutex<Option<(Instant, Health)>>,
 }
 
 impl Health {
@@ -82,7 +85,9 @@ impl Pulse {
         }
         let mut asked = self.ask(Instant::now());
         let Ok(_waits) = self.waiting.try_acquire() else {
-            return locked(&self.last).clone().unwrap_or_else(|| Health::failed(&Obstacle::Silent));
+            let last = locked(&self.last).clone().filter(|(at, _)| at.elapsed() < HOLDS_FOR);
+            return last
+                .map_or_else(|| Health::new(self.upstream.obstacle().map_or(Ok(()), Err)), |(_, health)| health);
         };
         let answer = asked.wait_for(Option::is_some).await;
         let health = answer.ok().and_then(|answer| answer.clone()).map_or_else(
@@ -90,7 +95,7 @@ impl Pulse {
             || Health::failed(&Obstacle::Silent),
             |(_, health)| health,
         );
-        *locked(&self.last) = Some(health.clone());
+        *locked(&self.last) = Some((Instant::now(), health.clone()));
         health
     }
 

@@ -38,7 +38,7 @@ fn now(sources: &Sources, is_ready: bool) -> Vec<MetricFamily> {
             "Always 1; the labels say what runs.",
             [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)],
         ),
-        one("ready", "1 while /readyz answers 200.", truth(is_ready)),
+        one("ready", "1 while /readyz answers 200, as far as is known without asking Redis.", truth(is_ready)),
         one("draining", "1 while the process finishes what it has begun.", truth(phase == Phase::Draining)),
         counters(
             "log_messages_total",

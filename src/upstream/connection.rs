@@ -661,7 +661,11 @@ impl Connection {
             self.timing.refused(&entry, buffer.get(range).unwrap_or_default());
         } else {
             self.served |= !entry.client.is_ours();
-            let reply = timing::Reply { request: request.end - request.start, length: range.len() as u64, streamed };
+            let failed = is_error
+                && entry.client.is_ping()
+                && opinion_of(buffer.get(range.clone()).unwrap_or_default()).is_err();
+            let (length, asked) = (range.len() as u64, request.end - request.start);
+            let reply = timing::Reply { request: asked, length, streamed, failed };
             if let Some(parts) = self.timing.replied(&entry, reply, self.owner.is_none()) {
                 let mut asked = Vec::new();
                 self.outgoing.copy(request, &mut asked);

@@ -107,9 +107,10 @@ impl Upstream {
         Reserve::Wait
     }
 
-    /// Dials for a lane, if the supervisor lets us. If not, the lane's clients wait for what comes of the dial under way.
+    /// Dials for a lane, if operator and supervisor let us. If not, the lane's clients wait for what comes of the dial under
+    /// way.
     pub(super) fn dial(&mut self, lane: LaneId, usage: Use, permit: Permit) {
-        if self.shared.ask(|supervisor| supervisor.may_dial(self.now)) {
+        if self.view.state != State::Isolated && self.shared.ask(|supervisor| supervisor.may_dial(self.now)) {
             self.begin_dial(lane, usage, permit);
         } else if usage == Use::Lease {
             self.lease_came();

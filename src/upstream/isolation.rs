@@ -1,12 +1,13 @@
 //! What a drill takes from those who would not notice it: clients that have a connection for themselves, and subscribers.
 //!
 //! They lose it as in an outage, but nothing else with it: what is in flight is answered first, and whoever blocks is
-//! released by CLIENT UNBLOCK, so that no element is popped for somebody who does not get it.
+//! released by CLIENT UNBLOCK, so that no element is popped for somebody who does not get it. Only who is not released
+//! within a second is cut off: where the lanes have no connection to say so over.
 
 use super::Upstream;
 use super::connection::Replies;
 use super::error::Error;
-use super::lane::ConnectionId;
+use super::lane::{ConnectionId, Use};
 
 /// What is still not answered after so many ticks (a second) is not waited for.
 const PATIENCE: u32 = 10;
@@ -25,11 +26,21 @@ impl Upstream {
     fn isolate_lease(&mut self, id: ConnectionId, late: bool, clients: &mut impl Replies) {
         let Some(entry) = self.entry(id) else { return };
         let rests = entry.connection.in_flight() == 0;
-        let Some(holder) = entry.holder.as_ref() else { return };
+        let Some(holder) = entry.holder.as_ref().filter(|holder| !holder.returned) else { return };
         if rests || late {
             self.lose_lease(id, &Error::Open, clients);
-        } else if holder.slot.cause().blocks() && !holder.releasing {
-            self.release(id, clients);
+        } else if !holder.releasing && !(holder.slot.cause().blocks() && self.release(id, clients)) {
+            // It holds the connection for something else too, and would ask there again.
+            self.unblock(id, b"ERROR");
+        }
+    }
+
+    /// Nobody waits for a connection while there is none to be had.
+    pub(super) fn forget_starved(&mut self) {
+        while let Some((_, usage)) = self.next_starved() {
+            if usage == Use::Lease {
+                self.lease_came();
+            }
         }
     }
 }

@@ -21,6 +21,7 @@ use super::quota::{Cause, Slot, Ticket};
 use super::shared::Shared;
 use super::supervisor::Link;
 use super::{Entry, Event, Message, TICK, Upstream};
+use crate::observe::cells::Outcome;
 use crate::resp::inline;
 
 /// Idle connections that are kept for the next lease; those beyond it retire like a lane's.
@@ -166,7 +167,7 @@ pub(super) struct Holder {
     /// A CLIENT UNBLOCK is on its way there: nobody else may have the connection before that is answered.
     pub(super) releasing: bool,
     /// Its client has given it back meanwhile.
-    returned: bool,
+    pub(super) returned: bool,
     /// Since when it is to wait for others no more, because the process takes its leave, in ticks.
     leaving: Option<u32>,
 }
@@ -404,7 +405,16 @@ impl Upstream {
         let (mut others, changes) = entry.connection.close(&mut self.pool);
         debug_assert!(changes.is_empty(), "a lease carries no trials");
         // It may have been a lane's, and others wait there.
-        others.retain(|request| Some(request.entry.client) != client);
+        let now = self.cells.micros(self.now);
+        others.retain(|request| {
+            let is_theirs = Some(request.entry.client) == client;
+            if is_theirs {
+                // Nobody is told of it any more.
+                let outcome = if request.sent { Outcome::Indeterminate } else { Outcome::Unavailable };
+                self.cells.settled(request.entry.tag(), outcome, now);
+            }
+            !is_theirs
+        });
         let fenced = self.put_up(fence, false, &others);
         self.leases.orphans.extend(others.into_iter().map(|request| (request, fenced)));
         // Whoever waits may dial now.
@@ -506,7 +516,8 @@ impl Upstream {
             self.fail(request, Why::Lost, fenced, clients);
         }
         clients.flush(&[]);
-        holder.into_iter().for_each(|holder| clients.bereave(holder.client));
+        // Whoever has given it back may have another by now.
+        holder.into_iter().filter(|holder| !holder.returned).for_each(|holder| clients.bereave(holder.client));
         self.wake_lessees();
     }
 
@@ -599,27 +610,33 @@ impl Upstream {
         }
     }
 
-    /// Ends what a client waits for on its connection; false if that cannot be now.
+    /// Ends what a client waits for on its connection, and lets it stand in line again; false if that cannot be now.
     pub(super) fn release(&mut self, id: ConnectionId, clients: &mut impl Replies) -> bool {
-        let Some(via) = self.least_busy() else {
+        if self.least_busy().is_none() {
             // The lanes have lent out all they had.
             let lane = self.entry(id).map(|entry| entry.lane);
             lane.into_iter().for_each(|lane| self.obtain_if_bare(lane));
             return false;
-        };
-        let (ticks, serial) = (self.ticks, u32::try_from(id.serial & u64::from(u32::MAX)).unwrap_or_default());
+        }
+        let ticks = self.ticks;
+        let Some(entry) = self.entry(id) else { return false };
+        let (Some(holder), Some(_)) = (entry.holder.as_ref(), entry.connection.peer()) else { return false };
+        let Some((request, deadline)) = entry.connection.only_request() else { return false };
+        let left = (deadline < FOR_EVER).then(|| TICK * deadline.saturating_sub(MARGIN).saturating_sub(ticks));
+        clients.rotate(holder.client, request, left) && self.unblock(id, b"TIMEOUT")
+    }
+
+    /// Has the server end what a client waits for on its connection, as if its time were up or with an error; false if that
+    /// cannot be now.
+    pub(super) fn unblock(&mut self, id: ConnectionId, how: &[u8]) -> bool {
+        let Some(via) = self.least_busy() else { return false };
+        let serial = u32::try_from(id.serial & u64::from(u32::MAX)).unwrap_or_default();
         let Some(entry) = self.entry(id) else { return false };
         let (Some(holder), Some(peer)) = (entry.holder.as_mut(), entry.connection.peer()) else { return false };
-        let Some((request, deadline)) = entry.connection.only_request() else { return false };
-        let number = peer.id.to_string();
-        let left = (deadline < FOR_EVER).then(|| TICK * deadline.saturating_sub(MARGIN).saturating_sub(ticks));
-        if !clients.rotate(holder.client, request, left) {
-            return false;
-        }
         holder.releasing = true;
+        let number = peer.id.to_string();
         let mut unblock = Vec::new();
-        let words: [&[u8]; 4] = [b"CLIENT", b"UNBLOCK", number.as_bytes(), b"TIMEOUT"];
-        inline::encode(words.into_iter(), &mut unblock);
+        inline::encode([b"CLIENT".as_slice(), b"UNBLOCK", number.as_bytes(), how].into_iter(), &mut unblock);
         let client = ClientKey::of_release(serial);
         self.send(via, Message::unasked(client, Traits::default()), &unblock);
         true

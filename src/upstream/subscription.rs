@@ -362,7 +362,7 @@ impl Upstream {
         let orderly = matches!(error, Error::Closed) && unanswered.is_empty();
         if orderly && hearers.is_empty() {
             tracing::info!("the upstream ended an idle connection");
-        } else {
+        } else if lost || !hearers.is_empty() {
             tracing::warn!(%error, subscribers = hearers.len(), resubscribe, "lost the subscription connection");
         }
         if lost && !(orderly || matches!(error, Error::Replica)) {
@@ -408,6 +408,8 @@ impl Upstream {
             // Somebody waits for an answer, if only we.
         } else if unused >= RETIRE_AFTER || (!unused.is_zero() && self.shared.permits.is_wanted()) {
             self.subscriptions.feed.take().into_iter().for_each(|feed| feed.close(&mut self.pool));
+            // The next one begins anew; what was sent over this one is not sent over that.
+            self.subscriptions.register.clear();
             self.shared.metrics.disconnects.with_label_values(&["idle"]).inc();
         } else if now.saturating_duration_since(feed.heard) >= jittered(feed.id(), super::watch::PING_AFTER) {
             self.check_feed();

@@ -364,7 +364,8 @@ impl Upstream {
                 self.window = FIRST_WINDOW;
                 self.set_windows();
             }
-            State::Open | State::Closed | State::HalfOpen | State::Starting | State::Isolated | State::Disabled => {}
+            State::Isolated => self.forget_starved(),
+            State::Open | State::Closed | State::HalfOpen | State::Starting | State::Disabled => {}
         }
         self.fail_parked(clients);
         self.resume_feed();
@@ -416,6 +417,9 @@ impl Upstream {
 
     /// Keeps connections at rest alive, asks those of an open breaker whether Redis serves again, retires what is not needed.
     pub(super) fn tend(&mut self) {
+        if self.view.state == State::Isolated {
+            return;
+        }
         let now = self.now;
         let lanes = self.connections.iter().filter(|(_, entry)| entry.usage != Use::Lease).count();
         let mut spare = lanes.saturating_sub(1);

@@ -713,7 +713,11 @@ async def async_channels(client, _clients, log, key):
                     break
 
     listening = asyncio.create_task(listen())
-    await subscribed.wait()
+    ready = asyncio.create_task(subscribed.wait())
+    # If the listener fails nobody else would tell.
+    await asyncio.wait({listening, ready}, return_when=asyncio.FIRST_COMPLETED)
+    if listening.done():
+        await listening
     for at in range(30):
         await client.publish(key("one"), f"message {at}")
     await client.publish(key("p1"), "by the pattern")

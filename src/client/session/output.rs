@@ -18,12 +18,12 @@ use crate::client::clients::{Env, count_reply};
 use crate::client::section;
 use crate::client::unserved::{self, Asked};
 use crate::command::keys::{self, asks_to_block};
-use crate::command::table;
+use crate::command::table::{self, Blocks, Command};
 use crate::lifecycle::Stage;
-use crate::observe::cells::{Given, Tag, command_name};
+use crate::observe::cells::{Given, Outcome, Tag, command_name};
 use crate::observe::slowlog::Slow;
 use crate::resp::request::Args;
-use crate::upstream::{Failure, InFlight, Outcome, Parts, Protocol};
+use crate::upstream::{Failure, InFlight, Outcome as Fate, Parts, Protocol};
 
 /// While a large reply streams and more than this waits for its client, upstream is not read for a millisecond, in bytes.
 const LAG: usize = 4 * 1024 * 1024;
@@ -48,6 +48,9 @@ impl Session {
     ) {
         let traits = entry.traits;
         if self.phase == Phase::Dead {
+            if complete {
+                env.cells.settled(entry.tag(), Outcome::Ok, env.clock);
+            }
             return;
         }
         if range.len() >= BULK_ITEM {
@@ -70,6 +73,7 @@ impl Session {
                     if env.stage == Stage::Serving {
                         self.take_back(&request, env);
                     } else {
+                        env.cells.settled(entry.tag(), Outcome::Unavailable, env.clock);
                         self.depart();
                     }
                     (muted, is_counted) = (true, false);
@@ -153,7 +157,7 @@ impl Session {
             self.kill(Departure::UpstreamLost);
             return;
         }
-        self.note_unserved(request, failure.outcome == Outcome::NotSent, env);
+        self.note_unserved(request, failure.outcome == Fate::NotSent, env);
         if !traits.is_muted() {
             // What this batch has delivered comes before it.
             self.spill(buffer, env);
@@ -324,8 +328,14 @@ impl Session {
 
     fn note(&self, tag: Tag, request: &[u8], parts: Parts, env: &Env) {
         let args = Args::new(request);
-        let command = table::of_request(args.clone());
-        if command.is_some_and(|command| asks_to_block(command, args.clone())) {
+        // What is not at hand any more may have asked to wait for others.
+        let kept = table::of_request(args.clone());
+        let command = kept.or_else(|| table::all().get(usize::from(tag.command)));
+        let blocks = |command: &Command| match kept {
+            Some(_) => asks_to_block(command, args.clone()),
+            None => command.blocks != Blocks::Never,
+        };
+        if command.is_some_and(blocks) {
             return;
         }
         let mut keys = 0;

@@ -61,6 +61,8 @@ pub(super) struct Reply {
     pub(super) length: u64,
     /// The beginning was passed on before.
     pub(super) streamed: bool,
+    /// A PING of ours was answered by an error.
+    pub(super) failed: bool,
 }
 
 impl Timing {
@@ -110,6 +112,8 @@ impl Timing {
         let written = self.written.front().map_or(self.now, |(_, when)| *when);
         if entry.traits.is_late() {
             self.cells.tombstones.add(1);
+        } else if reply.failed {
+            self.cells.failed_checks.add(1);
         } else if entry.client.is_ping() {
             self.cells.checks.observe(self.now.saturating_sub(written));
             self.cells.checked.set(self.now);

@@ -360,7 +360,8 @@ impl Register {
         taken
     }
 
-    /// Nobody hears anything any more. Only after [`Register::lose`].
+    /// Nobody hears anything any more, and the connection is gone. Only after [`Register::lose`], or where nothing is wanted or
+    /// due.
     pub(super) fn clear(&mut self) {
         let Self { entered, last_change, .. } = *self;
         *self = Self { entered, last_change, ..Self::default() };

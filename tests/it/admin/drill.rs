@@ -50,6 +50,8 @@ fn it_is_an_outage_to_those_who_have_connections_of_their_own() {
     popper.send(&words("BLPOP jobs 0"));
     wait_until("it blocks", PATIENCE, || setting.server.info_number("clients", "blocked_clients") == 1);
     subscriber.ask("SUBSCRIBE news");
+    let dials = || setting.metric("outrigger_upstream_connects_total{result=\"ok\"}");
+    let before = dials();
     assert_eq!(setting.post_as_operator("/breaker/isolate?for=1h").status, 200);
 
     let released = popper.reply();
@@ -66,6 +68,7 @@ fn it_is_an_outage_to_those_who_have_connections_of_their_own() {
     assert!(popper.ask("BLPOP jobs 0").starts_with(b"-UNAVAILABLE"));
     assert_eq!(setting.metric("outrigger_leases"), 0);
     assert_eq!(direct.ask("LLEN jobs"), b":1\r\n", "no element was taken");
+    assert_eq!(dials(), before, "Redis is left alone");
 
     assert_eq!(setting.post_as_operator("/breaker/release").status, 200);
     wait_until("it is over", PATIENCE, || watcher.ask("GET k") == b"$8\r\nof-redis\r\n");
@@ -77,11 +80,17 @@ fn it_is_an_outage_in_session_mode_too() {
     let setting = Setting::new(|flags| {
         flags.args(["--mode", "session", "--max-clients", "20", "--pool-size", "40"]);
     });
-    let mut client = setting.client();
+    let (mut client, mut popper) = (setting.client(), setting.client());
     assert_eq!(client.ask("SET k v"), b"+OK\r\n");
+    popper.send(&words("BLPOP jobs 0"));
+    wait_until("it blocks", PATIENCE, || setting.server.info_number("clients", "blocked_clients") == 1);
     assert_eq!(setting.post_as_operator("/breaker/isolate").status, 200);
     wait_until("reads are answered as in an outage", PATIENCE, || client.ask("GET k") == b"$-1\r\n");
     assert!(client.ask("INCR n").starts_with(b"-UNAVAILABLE"));
+    let released = popper.reply();
+    assert!(released.starts_with(b"-"), "{}", released.escape_ascii());
+    assert!(popper.ask("BLPOP jobs 0").starts_with(b"-UNAVAILABLE"));
+    wait_until("nobody blocks", PATIENCE, || setting.server.info_number("clients", "blocked_clients") == 0);
     assert_eq!(setting.post_as_operator("/breaker/release").status, 200);
     wait_until("it is over", PATIENCE, || client.ask("GET k") == b"$1\r\nv\r\n");
 }

@@ -66,6 +66,12 @@ fn any_number_of_subscribers_is_one_connection_of_each_worker() {
     wait_until("the connections are closed", RETIRED, || {
         others(&mut admin).iter().all(|line| !line.contains(":subscription "))
     });
+    // Who comes then is subscribed over new ones.
+    let mut late: Vec<Client> = (0..4).map(|_| proxy.connect()).collect();
+    late.iter_mut().for_each(|client| subscribe(client, "all"));
+    publish(&mut admin, "all", "again");
+    late.iter_mut().for_each(|client| assert_eq!(shown(&client.reply()), shown(&message("all", "again"))));
+    assert_eq!(proxy.logged("lost the subscription connection"), 0);
 }
 
 #[test]
