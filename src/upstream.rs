@@ -556,6 +556,10 @@ impl Upstream {
         if self.withdrawn > 0 {
             self.hand_over_if_at_rest(id);
         }
+        if heard && self.isolated.is_some() {
+            // Its client has its reply, and is to send no more there.
+            self.isolate_lease(id, false, clients);
+        }
         Poll::Pending
     }
 

@@ -23,7 +23,7 @@ impl Upstream {
         self.lose_feed(&Error::Open, clients);
     }
 
-    fn isolate_lease(&mut self, id: ConnectionId, late: bool, clients: &mut impl Replies) {
+    pub(super) fn isolate_lease(&mut self, id: ConnectionId, late: bool, clients: &mut impl Replies) {
         let Some(entry) = self.entry(id) else { return };
         let rests = entry.connection.in_flight() == 0;
         let Some(holder) = entry.holder.as_ref().filter(|holder| !holder.returned) else { return };
