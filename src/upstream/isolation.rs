@@ -27,11 +27,15 @@ impl Upstream {
         let Some(entry) = self.entry(id) else { return };
         let rests = entry.connection.in_flight() == 0;
         let Some(holder) = entry.holder.as_ref().filter(|holder| !holder.returned) else { return };
+        let (releasing, blocks) = (holder.releasing, holder.slot.cause().blocks());
         if rests || late {
             self.lose_lease(id, &Error::Open, clients);
-        } else if !holder.releasing && !(holder.slot.cause().blocks() && self.release(id, clients)) {
-            // It holds the connection for something else too, and would ask there again.
-            self.unblock(id, b"ERROR");
+        } else if !releasing {
+            let released = blocks && self.release(id, clients);
+            if !released {
+                // It holds the connection for something else too, and would ask there again.
+                self.unblock(id, b"ERROR");
+            }
         }
     }
 
