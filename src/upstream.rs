@@ -260,7 +260,7 @@ pub(crate) struct Upstream {
     slow_limit: u32,
     /// The process takes its leave: nobody is to wait for others any more.
     leaving: bool,
-    /// Since when the operator keeps us apart, in ticks.
+    /// Since when the operator keeps us apart, in ticks; forgotten at the first tick behind it.
     isolated: Option<u32>,
     /// The worker did not run for a while before the last tick.
     overslept: bool,
@@ -556,7 +556,7 @@ impl Upstream {
         if self.withdrawn > 0 {
             self.hand_over_if_at_rest(id);
         }
-        if heard && self.isolated.is_some() {
+        if heard && self.view.state == State::Isolated {
             // Its client has its reply, and is to send no more there.
             self.isolate_lease(id, false, clients);
         }

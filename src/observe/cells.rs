@@ -379,7 +379,7 @@ static PROFILES: std::sync::LazyLock<Vec<Profile>> = std::sync::LazyLock::new(||
 /// The counts of one worker.
 #[derive(Debug)]
 pub struct Cells {
-    /// Nobody will read them, so nothing is counted.
+    /// Nobody will read them, so nothing is counted but the answers given without Redis, which the log tells of.
     off: bool,
     origin: Instant,
     /// Requests that take so many microseconds or more are slow.
