@@ -3,8 +3,7 @@
 //!
 //! - [`at_most_once`], [`faults`], [`planted`]: a [`crowd`] keeps a [`history`] of what it asked and heard; the [`checker`]
 //!   tells whether that can be true together with what the server holds in the end; a [`stage`] is all parts of such a test.
-//! - [`readers`], [`libraries`], [`time`], [`slow`]: what clients see of an outage, and for how long; [`spread`] are figures,
-//!   and [`noise`] is what the machine adds to them.
+//! - [`readers`], [`libraries`], [`time`], [`slow`]: what clients see of an outage, and for how long.
 //! - [`switches`]: what operators may change of it. [`told`]: what the log says of it.
 //! - [`storm`], [`names`]: how Redis is found again: two hundred sidecars in a [`network`] of their own, with [`polls`] for
 //!   clients; every packet of [`dials`] is seen, and the name is told by a [`resolver`].
@@ -18,13 +17,11 @@ mod history;
 mod libraries;
 mod names;
 pub mod network;
-mod noise;
 mod planted;
 mod polls;
 mod readers;
 mod resolver;
 mod slow;
-mod spread;
 mod stage;
 mod storm;
 mod switches;

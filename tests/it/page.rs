@@ -2,7 +2,7 @@
 
 use crate::outage::network::in_own_network;
 use crate::support::http::{self, Answer};
-use crate::support::{Kind, Over, PATIENCE, Proxy, Server, alone, dependency, is_direct, wait_until};
+use crate::support::{Kind, Noise, Over, PATIENCE, Proxy, Server, alone, dependency, is_direct, wait_until};
 use serde_json::Value;
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -259,8 +259,7 @@ fn alone_the_page_follows_redis() {
     if is_direct() {
         return;
     }
-    let _alone = alone();
-    let limit = Duration::from_secs(2);
+    let (_alone, noise) = (alone(), Noise::listen());
     let mut server = Server::start(Kind::Redis70);
     let mut proxy = Proxy::before(&server);
     let browser = Browser::open(&proxy.http());
@@ -278,7 +277,12 @@ fn alone_the_page_follows_redis() {
     server.start_again();
     let back = Instant::now();
     let returned = browser.shows("serving").saturating_duration_since(back);
-    println!("figures: the page showed that Redis was gone after {gone:?}, and that it was back after {returned:?}");
+    let noise = noise.heard();
+    let limit = Duration::from_secs(2) + noise.worst();
+    println!(
+        "figures: the page showed that Redis was gone after {gone:?}, and that it was back after {returned:?}; an echo: {}",
+        noise.shown()
+    );
     assert!(gone <= limit, "that it was gone was seen after {gone:?}");
     assert!(returned <= limit, "that it was back was seen after {returned:?}");
     drop(over);

@@ -7,18 +7,22 @@ mod client;
 mod fault;
 mod frame;
 pub mod http;
+mod noise;
 mod process;
 mod proxy;
 mod scripted;
 mod server;
+mod spread;
 
 pub use client::{Client, command, words};
 pub use fault::{Fault, FaultProxy, Plant};
 pub use frame::{Frame, length as frame_length};
+pub use noise::Noise;
 pub use process::{Figures, allow_files, anonymous_bytes, peak_resident_bytes, resident_bytes};
 pub use proxy::{Proxy, be_patient, is_direct};
 pub use scripted::{Line, Mood, Scripted, bulk};
 pub use server::{Kind, Server, dependency, others};
+pub use spread::Spread;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

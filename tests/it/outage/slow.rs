@@ -1,10 +1,9 @@
 //! A Redis that is slow rather than gone, under more load than it can carry: what is served is served in time, the rest is
 //! refused at once and truthfully, and nothing grows.
 
-use super::noise::Noise;
-use super::spread::Spread;
 use crate::support::{
-    Client, Figures, Frame, Over, Proxy, alone, bulk, frame_length, is_direct, resident_bytes, wait_until, words,
+    Client, Figures, Frame, Noise, Over, Proxy, Spread, alone, bulk, frame_length, is_direct, resident_bytes,
+    wait_until, words,
 };
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};

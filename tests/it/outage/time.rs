@@ -6,9 +6,9 @@ mod back;
 mod frozen;
 mod stalls;
 
-use super::noise::Noise;
-use super::spread::Spread;
-use crate::support::{Client, Figures, Kind, PATIENCE, Proxy, Server, alone, is_direct, wait_until, words};
+use crate::support::{
+    Client, Figures, Kind, Noise, PATIENCE, Proxy, Server, Spread, alone, is_direct, wait_until, words,
+};
 use std::env;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};

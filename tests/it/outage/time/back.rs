@@ -4,9 +4,7 @@ use super::{
     AT_ONCE, SIDE_BY_SIDE, TRUE, assert_empty, assert_not_sent, repeat, repeats, served_after_return,
     server_with_value, several,
 };
-use crate::outage::noise::Noise;
-use crate::outage::spread::Spread;
-use crate::support::{Figures, PATIENCE, Proxy, Server, alone, is_direct, wait_until};
+use crate::support::{Figures, Noise, PATIENCE, Proxy, Server, Spread, alone, is_direct, wait_until};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::net::{SocketAddr, TcpStream};
 use std::thread;

@@ -4,8 +4,7 @@
 //! proxy and not the machine. Each counts from when it was due: a pause of the machine that comes between two exchanges
 //! counts as well, as it does for those who ask at other moments.
 
-use super::spread::Spread;
-use crate::support::Over;
+use super::{Over, Spread};
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::Ordering::Relaxed;
