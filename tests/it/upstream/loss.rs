@@ -6,6 +6,7 @@ use super::{
     fillings, large as large_request, proxy_before, proxy_with, shown,
 };
 use crate::support::{Client, PATIENCE, Proxy, Scripted, bulk, command, is_direct, wait_until, words};
+use std::fs;
 use std::thread;
 
 #[test]
@@ -63,12 +64,21 @@ fn each_request_is_told_exactly_whether_it_was_written() {
     });
     let count = |start: &str| replies.iter().filter(|reply| reply.starts_with(start.as_bytes())).count();
     let (indeterminate, unavailable, served) = (count("-INDETERMINATE "), count("-UNAVAILABLE "), count("$60005\r\n"));
-    assert_eq!(indeterminate, written, "unavailable: {unavailable}, served: {served}");
+    // What the kernel had not sent yet is thrown away, so that it does not run when nobody waits for it; nobody but the
+    // server knows of which requests.
+    let thrown_away = indeterminate.checked_sub(written).expect("what arrived may have run");
+    assert!(thrown_away * value.len() <= most_in_a_send_buffer(), "{thrown_away} besides {written}");
     assert_eq!(indeterminate + unavailable + served, REQUESTS);
     for reply in &replies[..written] {
         assert_indeterminate(reply);
     }
     assert_served([&mut idle, &mut client]);
+}
+
+/// The most that the kernel keeps of what was written to a socket, in bytes.
+fn most_in_a_send_buffer() -> usize {
+    let limits = fs::read_to_string("/proc/sys/net/ipv4/tcp_wmem").expect("the system tells its limits");
+    limits.split_whitespace().last().and_then(|most| most.parse().ok()).expect("the largest is the last")
 }
 
 #[test]
