@@ -27,8 +27,10 @@ use crate::lifecycle::signals::{Signals, Told};
 use crate::lifecycle::{Lifecycle, Phase, Stage};
 use crate::observe::log::{Lines, Log};
 use crate::observe::metrics::Metrics;
+use crate::secret::Secret;
 use crate::upstream::Shared;
 use crate::upstream::breaker::Mode;
+use crate::version;
 use crate::worker::{self, Setup};
 
 /// Open files besides those of clients and upstream connections.
@@ -42,6 +44,9 @@ const OVER_HTTP: &str = "/quitquitquit";
 
 /// What the start of a component may take.
 const LIMIT: Duration = Duration::from_secs(10);
+
+/// What reading a secret may take.
+const SECRET_LIMIT: Duration = Duration::from_secs(5);
 
 /// What the process is made of.
 static COMPONENTS: [Component<Process>; 7] = [
@@ -323,7 +328,7 @@ impl Process {
             database = upstream.target.database,
             pool_size = upstream.pool_size,
             workers = self.config.workers,
-            version = env!("CARGO_PKG_VERSION"),
+            version = version::VERSION,
             "forwarding"
         );
         if upstream.breaker.mode == Mode::Isolated {
@@ -380,10 +385,18 @@ impl Process {
     }
 }
 
-/// Reads all secrets, from a disk that may not answer.
+/// Reads all secrets at once, from file systems that may not answer.
 async fn read_secrets(process: Arc<Process>) -> Result<(), String> {
-    let read = spawn_blocking(move || process.config.read_secrets());
-    read.await.unwrap_or_else(|error| Err(format!("cannot read secrets: {error}")))
+    let begin = |secret: &Secret| {
+        let secret = secret.clone();
+        (secret.clone(), spawn_blocking(move || secret.read().map(drop)))
+    };
+    let reading: Vec<_> = process.config.secrets().map(begin).collect();
+    for (secret, read) in reading {
+        let read = timeout(SECRET_LIMIT, read).await.map_err(|_| secret.unanswered(SECRET_LIMIT))?;
+        read.unwrap_or_else(|error| Err(format!("cannot read secrets: {error}")))?;
+    }
+    Ok(())
 }
 
 /// Binds all addresses. Where the machine has no IPv6, the loopback address of it is left out, as long as another is left.

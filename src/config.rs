@@ -46,7 +46,7 @@ const REDIS_PORT: u16 = 6379;
 
 /// A Redis sidecar: point REDIS_URL at it, and it holds a few connections to the real Redis for all clients.
 #[derive(Debug, Parser)]
-#[command(name = "outrigger", version, max_term_width = 100, args_conflicts_with_subcommands = true)]
+#[command(name = "outrigger", version = crate::version::WHOLE, max_term_width = 100, args_conflicts_with_subcommands = true)]
 pub struct Args {
     /// What to do instead of serving.
     #[command(subcommand)]

@@ -115,6 +115,7 @@
 //! | [`command`] | facts about commands, where each request goes, and what it is answered while Redis cannot be asked: pure decisions |
 //! | `buffer` | byte queues, and the budget of memory they take |
 //! | `transport` | a socket of any kind |
+//! | `version` | what this build is; `build` asks the compiler |
 //! | [`upstream`] | one worker's side towards Redis: lanes, connections, dialling, the pool's bound; breaker and supervisor |
 //! | [`client`] | one worker's clients: sessions, reply queues, local answers; listeners |
 //! | `worker` | the thread that owns both sides, and the tasks that drive them |
@@ -257,4 +258,5 @@ pub mod resp;
 pub mod secret;
 mod transport;
 pub mod upstream;
+pub mod version;
 mod worker;

@@ -8,6 +8,7 @@ use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
@@ -125,6 +126,16 @@ impl Secret {
         versions.count += 1;
         versions.previous = Some(previous).filter(|previous| !previous.expose_secret().is_empty());
         Ok(true)
+    }
+
+    /// What is wrong where the file could not be read in time.
+    #[must_use]
+    pub fn unanswered(&self, limit: Duration) -> String {
+        let Some(Source { setting, file, .. }) = &self.0.source else { return "a secret could not be had".to_owned() };
+        format!(
+            "{setting}: cannot read `{}`: no answer within {limit:?}; name a regular file on a volume that is mounted",
+            file.display()
+        )
     }
 
     fn versions(&self) -> MutexGuard<'_, Versions> {

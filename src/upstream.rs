@@ -576,12 +576,13 @@ impl Upstream {
         }
         if news.is_replica || !news.returned.is_empty() {
             let look_elsewhere = self.is_failover(renewal);
-            for (unanswered, reply) in news.returned {
+            for (mut unanswered, reply) in news.returned {
                 if look_elsewhere && unanswered.entry.traits.is_repeated() {
                     let failure = Failure { outcome: Outcome::NotRun, why: Why::Replica };
                     clients.fail(unanswered.entry, &unanswered.request, failure, &[]);
                     clients.flush(&[]);
                 } else if look_elsewhere {
+                    unanswered.entry.traits = unanswered.entry.traits.refused();
                     self.park(lane, unanswered, clients);
                 } else {
                     clients.deliver(unanswered.entry, &reply, 0..reply.len(), true);

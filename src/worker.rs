@@ -130,7 +130,7 @@ fn admit(worker: &Handle, newcomer: Newcomer) {
         }
         Err(error) => {
             tracing::warn!(%error, "cannot take in a client");
-            state.clients.forget_one();
+            state.clients.forget_one(newcomer.strict);
         }
     }
 }

@@ -1,6 +1,5 @@
 //! `/metrics`: what was counted, and what there is just now, in Prometheus' text format.
 
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use prometheus::core::Collector;
@@ -12,6 +11,7 @@ use crate::lifecycle::{ComponentState, Phase};
 use crate::observe::cells::{Cell, Cells};
 use crate::observe::metrics::{as_float, counters, gauges, seconds_counter};
 use crate::upstream::breaker::State;
+use crate::version;
 
 /// Everything.
 pub(super) fn text(sources: &Sources, tally: &Tally, is_ready: bool) -> String {
@@ -32,12 +32,11 @@ fn now(sources: &Sources, is_ready: bool) -> Vec<MetricFamily> {
     let one = |name, help, value| gauges(name, help, [(vec![], value)]);
     let count = |number: usize| as_float(number as u64);
     let owners = Owner::ALL.map(|owner| (vec![("owner", owner.name())], count(sources.memory.used_for(owner))));
+    let clients =
+        sources.census.by_listener().map(|(listener, clients)| (vec![("listener", listener)], count(clients)));
+    let build = vec![("version", version::VERSION), ("revision", version::REVISION), ("rustc", version::RUSTC)];
     vec![
-        gauges(
-            "build_info",
-            "Always 1; the labels say what runs.",
-            [(vec![("version", env!("CARGO_PKG_VERSION"))], 1.0)],
-        ),
+        gauges("build_info", "Always 1; the labels say what runs.", [(build, 1.0)]),
         one("ready", "1 while /readyz answers 200, as far as is known without asking Redis.", truth(is_ready)),
         one("draining", "1 while the process finishes what it has begun.", truth(phase == Phase::Draining)),
         counters(
@@ -45,7 +44,7 @@ fn now(sources: &Sources, is_ready: bool) -> Vec<MetricFamily> {
             "Lines of the log.",
             sources.lines.counts().map(|(level, count)| (vec![("level", level)], count)),
         ),
-        one("downstream_connections", "Clients.", count(sources.census.clients.load(Ordering::Relaxed))),
+        gauges("downstream_connections", "Clients, by the listener over which they came.", clients),
         gauges("memory_bytes", "Buffers, by what they are for.", owners),
         one("memory_limit_bytes", "What these may take (--memory-limit).", count(sources.memory.limit())),
     ]

@@ -14,6 +14,7 @@ use crate::lifecycle::{ComponentReport, ComponentState, Lifecycle, Phase};
 use crate::observe::cells::Outcome;
 use crate::observe::slowlog::Slow;
 use crate::upstream::Outlook;
+use crate::version;
 
 /// Everything.
 #[derive(Serialize)]
@@ -136,7 +137,7 @@ impl<'a> Detailed<'a> {
         Self {
             health,
             state: Condition::of(sources).word(),
-            version: env!("CARGO_PKG_VERSION"),
+            version: version::VERSION,
             uptime_seconds: since.elapsed().as_secs(),
             clients: sources.census.clients.load(Ordering::Relaxed),
             redis: sources.upstream.outlook(),

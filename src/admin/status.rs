@@ -15,6 +15,7 @@ use crate::observe::history::{History, Point};
 use crate::observe::log::Line;
 use crate::observe::timeline::Change;
 use crate::upstream::Outlook;
+use crate::version;
 
 /// Commands, clients and lines that are shown, each the most important ones.
 const SHOWN: usize = 12;
@@ -125,7 +126,7 @@ impl<'a> Status<'a> {
             why: condition.why(sources, own.drill),
             advice: condition.advice(&redis),
             drill_seconds: own.drill.map(|left| left.as_secs_f64()),
-            version: env!("CARGO_PKG_VERSION"),
+            version: version::VERSION,
             started: unix(own.started),
             clients: sources.census.clients.load(Ordering::Relaxed),
             memory: Memory {

@@ -13,6 +13,7 @@ use slab::Slab;
 use tokio::time::Instant;
 
 use super::Config;
+use super::listener::label;
 use super::session::{Departure, Session, TURN_BYTES};
 use super::state::State;
 use crate::buffer::{CHUNK, ChunkPool, Memory, Owner};
@@ -101,7 +102,11 @@ struct Watched {
 impl Env {
     /// Counts what became of a request that was sent once more.
     fn note_repeat(&self, entry: InFlight, result: &str) {
-        let reason = if entry.traits.is_repeatable() { "read" } else { "not_sent" };
+        let reason = match entry.traits {
+            traits if traits.is_refused() => "refused",
+            traits if traits.is_repeatable() => "read",
+            _ => "not_sent",
+        };
         self.metrics.retries.with_label_values(&[reason, result]).inc();
     }
 
@@ -116,6 +121,8 @@ impl Env {
 pub(crate) struct Census {
     /// Clients of the process.
     pub(crate) clients: AtomicUsize,
+    /// Those of them that came over a strict listener.
+    pub(crate) strict: AtomicUsize,
     /// The next CLIENT ID.
     pub(crate) next_id: AtomicU64,
     /// Those that are here, by their ids.
@@ -135,6 +142,12 @@ impl Census {
     /// Nobody is here, and the first to come gets this id.
     pub(crate) fn new(first_id: u64) -> Self {
         Self { next_id: AtomicU64::new(first_id), ..Self::default() }
+    }
+
+    /// How many came over ordinary and over strict listeners, as metrics have these.
+    pub(crate) fn by_listener(&self) -> [(&'static str, usize); 2] {
+        let strict = self.strict.load(Ordering::Relaxed);
+        [(label(false), self.count().saturating_sub(strict)), (label(true), strict)]
     }
 
     /// How many clients the process has.
@@ -242,6 +255,7 @@ impl Clients {
             return Poll::Pending;
         }
         self.env.metrics.departed.with_label_values(&[session.departure().name()]).inc();
+        let strict = session.is_strict();
         session.leave_feed(upstream);
         session.release(&mut self.env);
         self.env.census.forget(session.id());
@@ -252,7 +266,7 @@ impl Clients {
         if self.sessions.is_empty() {
             self.sessions = Slab::new();
         }
-        self.forget_one();
+        self.forget_one(strict);
         Poll::Ready(())
     }
 
@@ -262,9 +276,10 @@ impl Clients {
         self.sessions.iter().for_each(|(_, session)| session.wake());
     }
 
-    /// Takes back the count of a client that could not be admitted.
-    pub(crate) fn forget_one(&self) {
+    /// Takes back the count of a client that is gone, or could not be admitted.
+    pub(crate) fn forget_one(&self, strict: bool) {
         self.census.clients.fetch_sub(1, Ordering::Relaxed);
+        self.census.strict.fetch_sub(usize::from(strict), Ordering::Relaxed);
         self.count.fetch_sub(1, Ordering::Relaxed);
     }
 

@@ -83,6 +83,11 @@ pub(crate) struct Newcomer {
     pub(crate) strict: bool,
 }
 
+/// A listener as metrics have it.
+pub(super) fn label(strict: bool) -> &'static str {
+    if strict { "strict" } else { "ordinary" }
+}
+
 /// A socket that listens.
 pub(crate) enum Listener {
     Tcp(TcpListener),
@@ -127,7 +132,8 @@ impl Reception {
             self.refuse(socket);
             return;
         }
-        self.metrics.accepted.inc();
+        self.metrics.accepted.with_label_values(&[label(self.strict)]).inc();
+        self.census.strict.fetch_add(usize::from(self.strict), Ordering::Relaxed);
         let Some(seat) = self.seats.iter().min_by_key(|seat| seat.count.load(Ordering::Relaxed)) else { return };
         seat.count.fetch_add(1, Ordering::Relaxed);
         // A worker only ends with the process.

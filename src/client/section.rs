@@ -10,6 +10,7 @@ use crate::resp::build;
 use crate::resp::request::Args;
 use crate::upstream::Shared;
 use crate::upstream::breaker::State;
+use crate::version;
 
 /// Names of sections that ours belongs to.
 const NAMES: [&[u8]; 4] = [b"outrigger", b"default", b"all", b"everything"];
@@ -27,7 +28,7 @@ pub(super) fn write(upstream: &Shared, degraded: bool, out: &mut String) {
     let pool = upstream.outlook().pool;
     let lines = [
         ("degraded", u64::from(degraded).to_string()),
-        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("version", version::VERSION.to_owned()),
         ("breaker", upstream.state().label().to_owned()),
         ("upstream_connections", pool.used.to_string()),
         ("pool_size", pool.size.to_string()),

@@ -296,6 +296,11 @@ impl Session {
         self.out.len() + self.replies.bytes() + held
     }
 
+    /// Its client came over a strict listener.
+    pub(super) fn is_strict(&self) -> bool {
+        self.strict
+    }
+
     /// What its client calls itself.
     pub(super) fn id(&self) -> u64 {
         self.state.id

@@ -25,7 +25,7 @@ pub(super) fn answer(asked: &Asked<'_>, failure: Failure, out: &mut Vec<u8>) -> 
     let sent = failure.may_have_run();
     let refused = |out: &mut Vec<u8>| {
         build::error(failure.text(), out);
-        if sent { Given::Indeterminate } else { Given::Unavailable }
+        failure.given()
     };
     match degrade(Args::new(asked.request), sent, asked.strict, asked.policy) {
         Degraded::Empty(empty) => degraded::write(empty, resp3, out),

@@ -260,7 +260,9 @@ impl Given {
     /// As values of a label, in the order in which they are counted.
     pub const NAMES: [&'static str; 3] = ["empty", "dropped_write", "error"];
 
-    fn outcome(self) -> Outcome {
+    /// What became of a request that was answered so.
+    #[must_use]
+    pub fn outcome(self) -> Outcome {
         match self {
             Self::Empty | Self::DroppedWrite => Outcome::Degraded,
             Self::Unavailable => Outcome::Unavailable,
@@ -290,11 +292,13 @@ pub enum Class {
     Blocking,
     /// Everything else: about the server, connections, transactions, subscriptions, and what is unknown.
     Admin,
+    /// Answered here, whatever it is.
+    Local,
 }
 
 impl Class {
     /// Each, in the order in which they are declared.
-    pub const ALL: [Self; 5] = [Self::Read, Self::Write, Self::Script, Self::Blocking, Self::Admin];
+    pub const ALL: [Self; 6] = [Self::Read, Self::Write, Self::Script, Self::Blocking, Self::Admin, Self::Local];
 
     /// As a label's value.
     #[must_use]
@@ -305,6 +309,7 @@ impl Class {
             Self::Script => "script",
             Self::Blocking => "blocking",
             Self::Admin => "admin",
+            Self::Local => "local",
         }
     }
 
@@ -512,7 +517,7 @@ impl Cells {
         if profile.lookup != Lookup::None && outcome == Outcome::Degraded {
             self.find(Found::Degraded, 1);
         }
-        Some(profile.class)
+        Some(if outcome == Outcome::Local { Class::Local } else { profile.class })
     }
 
     /// Counts a request that Redis has not answered. `tried`: it was not refused at once, which would take no time, and make

@@ -46,13 +46,14 @@ pub struct Metrics {
     /// Clients that were given something in place of a reply.
     pub degraded_clients: Names,
     registry: Registry,
-    /// Clients that were accepted.
-    pub accepted: IntCounter,
+    /// Clients that were accepted, by listener.
+    pub accepted: IntCounterVec,
     /// Clients that were turned away, by reason: `max_clients`; `auth`: a wrong password, each time.
     pub rejected: IntCounterVec,
     /// Clients that are gone, by reason: see `client/session.rs`.
     pub departed: IntCounterVec,
-    /// Requests that were sent once more, by reason (`not_sent`: it cannot have run; `read`: it only reads) and result.
+    /// Requests that were sent once more, by reason (`not_sent` or `refused`: it cannot have run; `read`: it only reads) and
+    /// result.
     pub retries: IntCounterVec,
     /// Requests that were not, because too many had been.
     pub retries_denied: IntCounter,
@@ -68,7 +69,7 @@ pub struct Metrics {
     pub disconnects: IntCounterVec,
     /// Leases given, by cause.
     pub leases: IntCounterVec,
-    /// Leases refused, by reason: `queue_full`, `timeout`.
+    /// Leases refused, by reason: `queue_full`, `checkout_timeout`.
     pub lease_rejections: IntCounterVec,
     /// Connections that must be known to be dead at the server before anything else is sent.
     pub fences: IntCounter,
@@ -104,7 +105,11 @@ impl Metrics {
             slow: SlowLog::default(),
             timeline: Timeline::default(),
             degraded_clients: Names::default(),
-            accepted: new.counter("downstream_connections_total", "Clients that were accepted.")?,
+            accepted: new.counters(
+                "downstream_connections_total",
+                "Clients that were accepted. strict: over --listen-strict.",
+                &[("listener", &["ordinary", "strict"])],
+            )?,
             rejected: new.counters(
                 "downstream_connections_rejected_total",
                 "Clients that were turned away. max_clients: too many were there; auth: a wrong password, each time.",
@@ -113,9 +118,9 @@ impl Metrics {
             departed: new.counters("downstream_disconnects_total", DEPARTURES, &[("reason", &DEPARTURE_REASONS)])?,
             retries: new.counters(
                 "retries_total",
-                "Requests that were sent once more. not_sent: the first time it was not sent, or refused before it ran; \
-                 read: it only reads.",
-                &[("reason", &["not_sent", "read"]), ("result", &["ok", "failed"])],
+                "Requests that were sent once more. not_sent: the first time it was not sent; refused: Redis refused it \
+                 before it ran; read: it only reads.",
+                &[("reason", &["not_sent", "refused", "read"]), ("result", &["ok", "failed"])],
             )?,
             retries_denied: new.counter("retry_budget_exhausted_total", "Clients whose requests were not repeated because too many had been.")?,
             timeouts: new.counters(
@@ -136,7 +141,7 @@ impl Metrics {
             lease_rejections: new.counters(
                 "pool_rejections_total",
                 "Clients that got no connection of their own.",
-                &[("reason", &["queue_full", "timeout"])],
+                &[("reason", &["queue_full", "checkout_timeout"])],
             )?,
             fences: new.counter("fences_total", "Connections that had to be known dead at the server before anything else was sent.")?,
             silent_checks: IntCounter::new("silent_checks", "exported as a part of health_checks_total")?,
@@ -379,7 +384,8 @@ pub const CONNECT_RESULTS: [&str; 9] = ["ok", "refused", "timeout", "dns", "auth
 
 /// What counts against Redis, and the reasons.
 const FAILURES: &str = "Failures of Redis, by reason; while the breaker is open it takes no account of them.";
-const FAILURE_REASONS: [&str; 5] = ["connect", "timeout", "disconnect", "unavailable_reply", "health_check"];
+const FAILURE_REASONS: [&str; 6] =
+    ["connect", "timeout", "disconnect", "protocol", "unavailable_reply", "health_check"];
 
 /// For which reasons clients are gone, and what these mean.
 const DEPARTURE_REASONS: [&str; 7] =
@@ -389,12 +395,14 @@ const DEPARTURES: &str = "Clients that are gone. client: it left; protocol: it s
                           reply; drain: the proxy stops; killed: CLIENT KILL.";
 
 /// What those mean for which upstream connections are gone.
-const DISCONNECTS: &str = "Upstream connections that are gone. protocol: the server said something that nobody asked for; \
+const DISCONNECTS: &str = "Upstream connections that are gone. timeout: requests were not answered in time; health: \
+                           only a PING of ours was not; protocol: the server said something that nobody asked for; \
                            idle: nobody needed it; lease: its client was done with it, or gone; readonly: the server \
                            became a replica.";
 
 /// Why upstream connections end.
-pub const DISCONNECT_REASONS: [&str; 8] = ["eof", "reset", "timeout", "protocol", "readonly", "idle", "lease", "other"];
+pub const DISCONNECT_REASONS: [&str; 9] =
+    ["eof", "reset", "timeout", "health", "protocol", "readonly", "idle", "lease", "other"];
 
 /// What leases are for.
 pub const LEASE_CAUSES: [&str; 8] =

@@ -15,6 +15,7 @@ use super::connection::{ClientKey, InFlight, Replies, Traits};
 use super::error::{Error, Failure, Outcome, Why};
 use super::shared::Shared;
 use super::{Event, Upstream, breaker};
+use crate::observe::cells::Tag;
 
 /// A request for the control connection.
 pub(crate) struct Order<'a> {
@@ -22,6 +23,7 @@ pub(crate) struct Order<'a> {
     pub(crate) client: ClientKey,
     pub(crate) name: u64,
     pub(crate) traits: Traits,
+    pub(crate) tag: Tag,
     pub(crate) words: Vec<&'a [u8]>,
     /// The server that obeys it ends without a word.
     pub(crate) ends_server: bool,
@@ -42,6 +44,7 @@ pub(crate) struct Recipient {
     client: ClientKey,
     name: u64,
     traits: Traits,
+    tag: Tag,
     ends_server: bool,
 }
 
@@ -54,8 +57,8 @@ impl Upstream {
         if self.view.state == breaker::State::Isolated {
             return Err(Error::Open);
         }
-        let Order { client, name, traits, words, ends_server } = order;
-        let recipient = Recipient { client, name, traits, ends_server };
+        let Order { client, name, traits, tag, words, ends_server } = order;
+        let recipient = Recipient { client, name, traits, tag, ends_server };
         let words: Vec<Vec<u8>> = words.into_iter().map(<[u8]>::to_vec).collect();
         let (shared, events) = (Arc::clone(&self.shared), self.events.clone());
         let own_name = format!("outrigger:{}:{}:control", shared.config.host, self.worker);
@@ -70,8 +73,8 @@ impl Upstream {
 
     /// Hands the reply to who asked.
     pub(super) fn controlled(&mut self, recipient: &Recipient, report: Report, clients: &mut impl Replies) {
-        let Recipient { client, name, traits, ends_server } = *recipient;
-        let entry = InFlight::elsewhere(client, traits);
+        let Recipient { client, name, traits, tag, ends_server } = *recipient;
+        let entry = InFlight::elsewhere(client, traits, tag);
         let failure = match report {
             Report::Reply(reply) => {
                 clients.deliver(entry, &reply, 0..reply.len(), true);

@@ -8,6 +8,7 @@ use std::fmt;
 use std::io;
 
 use super::supervisor::DialFailure;
+use crate::observe::cells::Given;
 
 /// Why an upstream connection could not be made, was given up, or is not to be had.
 #[derive(Debug, Clone)]
@@ -102,6 +103,11 @@ impl Error {
         }
     }
 
+    /// What the end of a connection counts against Redis as, as metrics have it.
+    pub(crate) fn fault(&self) -> &'static str {
+        if matches!(self, Self::Protocol(_)) { "protocol" } else { "disconnect" }
+    }
+
     /// Why a request was not sent, for its client.
     pub(crate) fn why(&self) -> Why {
         match self {
@@ -180,8 +186,12 @@ impl Failure {
 
     /// The same for the count of a request whose client does not hear of it any more.
     pub(crate) fn for_metrics(self) -> crate::observe::cells::Outcome {
-        use crate::observe::cells::Outcome as Counted;
-        if self.may_have_run() { Counted::Indeterminate } else { Counted::Unavailable }
+        self.given().outcome()
+    }
+
+    /// What a client is given that is told.
+    pub(crate) fn given(self) -> Given {
+        if self.may_have_run() { Given::Indeterminate } else { Given::Unavailable }
     }
 
     /// The error line for the client, without the `-`.

@@ -263,7 +263,7 @@ impl Upstream {
     /// A client found no lease in time.
     pub(crate) fn report_crowd(&mut self) {
         self.crowded.0 += 1;
-        self.shared.metrics.lease_rejections.with_label_values(&["timeout"]).inc();
+        self.shared.metrics.lease_rejections.with_label_values(&["checkout_timeout"]).inc();
     }
 
     /// A client no longer waits for a lease.
@@ -496,10 +496,11 @@ impl Upstream {
         let Some(mut entry) = self.remove(id) else { return };
         let holder = entry.holder.take();
         let served = entry.connection.has_served();
+        let reason = entry.connection.reason_of(error);
         // That says nothing where its client has left, and so the server ends it; nor where it is us who end it.
         let lost = !entry.connection.is_finishing() && !matches!(error, Error::Open);
         let (taken, _) = entry.connection.close(&mut self.pool);
-        let reason = if lost { error.reason() } else { "lease" };
+        let reason = if lost { reason } else { "lease" };
         self.shared.metrics.disconnects.with_label_values(&[reason]).inc();
         if lost {
             self.doubt_server();

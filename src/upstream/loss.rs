@@ -50,6 +50,7 @@ impl Upstream {
         let fence = self.fence_for(id);
         let Some(entry) = self.remove(id) else { return };
         self.doubt_server();
+        let reason = entry.connection.reason_of(error);
         let (lane, view, served) = (entry.lane, entry.connection.view(), entry.connection.has_served());
         let owes_write = entry.connection.owes_write();
         let in_flight = entry.connection.in_flight();
@@ -60,11 +61,11 @@ impl Upstream {
         if !taken.is_empty() || !matches!(error, Error::Closed) {
             tracing::warn!(%error, in_flight, "lost an upstream connection");
             self.shared.note_problem(error, false, now);
-            self.shared.blame("disconnect", |breaker| breaker.failure(view.generation, now));
+            self.shared.blame(error.fault(), |breaker| breaker.failure(view.generation, now));
         } else {
             tracing::info!("the upstream ended an idle connection");
         }
-        self.shared.metrics.disconnects.with_label_values(&[error.reason()]).inc();
+        self.shared.metrics.disconnects.with_label_values(&[reason]).inc();
         self.shared.supervise(|supervisor| supervisor.lost(self.shared.has_usable(), served, now));
         self.look();
         let again = self.choose_repeats(&taken, ticks);
@@ -90,7 +91,8 @@ impl Upstream {
     /// Ends a connection whose clients were answered already.
     pub(super) fn end(&mut self, id: ConnectionId) {
         let Some(entry) = self.remove(id) else { return };
-        self.shared.metrics.disconnects.with_label_values(&[Error::Silent.reason()]).inc();
+        let reason = entry.connection.reason_of(&Error::Silent);
+        self.shared.metrics.disconnects.with_label_values(&[reason]).inc();
         self.shared.note_problem(&Error::Silent, false, self.now);
         self.doubt_server();
         let (_, changes) = entry.connection.close(&mut self.pool);

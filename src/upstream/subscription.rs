@@ -366,7 +366,7 @@ impl Upstream {
             tracing::warn!(%error, subscribers = hearers.len(), resubscribe, "lost the subscription connection");
         }
         if lost && !(orderly || matches!(error, Error::Replica)) {
-            self.shared.blame("disconnect", |breaker| breaker.failure(self.view.generation, now));
+            self.shared.blame(error.fault(), |breaker| breaker.failure(self.view.generation, now));
         }
         if lost {
             self.shared.supervise(|supervisor| supervisor.lost(self.shared.has_usable(), served, now));

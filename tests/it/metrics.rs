@@ -1,14 +1,8 @@
 //! What is counted, against what really happened: every request once, with what became of it.
 
-use crate::support::http;
+use crate::support::http::{self, value};
 use crate::support::{Client, Kind, Noise, PATIENCE, Proxy, Server, Spread, wait_until, words};
 use std::time::Duration;
-
-/// The value of a series, which is named as in the text: `outrigger_x_total{a="b"}`; labels are in alphabetical order.
-fn value(text: &str, series: &str) -> Option<f64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
-    Some(line.parse().expect("a number"))
-}
 
 /// The sum of all series of that name that have these labels.
 fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
@@ -189,7 +183,7 @@ fn who_leaves_is_counted_with_the_reason() {
     stays.ask(&format!("CLIENT KILL ID {}", id.trim_start_matches(':').trim()));
     wait_until("it was killed", PATIENCE, || departed("killed") == 1.0);
     wait_until("only one is left", PATIENCE, || {
-        value(&scrape(&proxy), "outrigger_downstream_connections") == Some(1.0)
+        proxy.metric("outrigger_downstream_connections{listener=\"ordinary\"}") == Some(1.0)
     });
     let others: Vec<Client> = (0..3).map(|_| proxy.connect()).collect();
     wait_until("one is turned away", PATIENCE, || {
@@ -269,11 +263,29 @@ fn those_turned_away_are_not_accepted() {
     let mut third = proxy.connect();
     assert!(third.rest().expect("it is told").starts_with(b"-ERR max number of clients"));
     let text = scrape(&proxy);
-    assert_eq!(value(&text, "outrigger_downstream_connections_total"), Some(2.0));
+    assert_eq!(value(&text, "outrigger_downstream_connections_total{listener=\"ordinary\"}"), Some(2.0));
     for reason in ["max_clients", "auth"] {
         let series = format!("outrigger_downstream_connections_rejected_total{{reason=\"{reason}\"}}");
         assert_eq!(value(&text, &series), Some(1.0), "{reason}");
     }
+}
+
+/// Nobody else asks, so that it is the probe's PING that is not answered.
+#[test]
+fn a_connection_that_only_a_health_check_finds_dead_ends_for_that_reason() {
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::start(&server, |flags| {
+        flags.args(["--request-timeout", "1s", "--workers", "1"]);
+    });
+    proxy.connect().ask("GET k");
+    server.freeze();
+    let of = |reason: &str| proxy.metric(&format!("outrigger_upstream_disconnects_total{{reason=\"{reason}\"}}"));
+    wait_until("the connection is given up", PATIENCE, || {
+        http::get(&proxy.http(), "/health");
+        of("health") == Some(1.0)
+    });
+    assert_eq!(of("timeout"), Some(0.0));
+    server.thaw();
 }
 
 #[test]

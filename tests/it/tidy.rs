@@ -25,7 +25,7 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("client", Allowed::AllBut(&["admin", "app", "config", "worker"])),
     ("lifecycle", Allowed::Only(&["observe", "secret"])),
     ("secret", Allowed::Only(&[])),
-    ("admin", Allowed::Only(&["buffer", "client", "lifecycle", "observe", "secret", "upstream"])),
+    ("admin", Allowed::Only(&["buffer", "client", "lifecycle", "observe", "secret", "upstream", "version"])),
 ];
 
 /// Libraries that only these may name, so that each can be replaced in one place.

@@ -156,7 +156,9 @@ impl Session {
                 if on.is_some() && matches!(error, Error::Closed) {
                     // Nobody knows where what it wrote is.
                     let lost = Failure { outcome: Outcome::Unknown, why: Why::Lost };
-                    return Err(self.answer_with(turn.env, |out| build::error(lost.text(), out)));
+                    let step = self.answer_with(turn.env, |out| build::error(lost.text(), out));
+                    self.gave(lost.given(), true, turn.env);
+                    return Err(step);
                 }
                 Err(self.unavailable(on_its_own(cause, self.block.is_some(), frame), &error, turn))
             }

@@ -10,6 +10,7 @@ use crate::client::clients::Env;
 use crate::client::ids;
 use crate::command::keys::is;
 use crate::command::route::Route;
+use crate::observe::cells::Tag;
 use crate::resp::build;
 use crate::resp::request::Args;
 use crate::upstream::control::Order;
@@ -53,11 +54,11 @@ impl Session {
         let words: Vec<&[u8]> = Args::new(frame).collect();
         let ends_server = words.first().is_some_and(|name| is(name, b"shutdown"));
         let traits = Traits::default().muted(self.state.mutes_next()).resp3(self.state.protocol == Protocol::Resp3);
-        let order = Order { client: self.key, name: self.state.id, traits, words, ends_server };
+        let order = Order { client: self.key, name: self.state.id, traits, tag: self.tag, words, ends_server };
         if let Err(error) = turn.upstream.control(order) {
             return self.unavailable(&[], &error, turn);
         }
-        self.since = None;
+        (self.since, self.tag) = (None, Tag::NONE);
         self.replies.forward();
         // Nothing is sent elsewhere before it is answered.
         self.moved();

@@ -20,7 +20,7 @@ use crate::client::unserved::{self, Asked};
 use crate::command::keys::{self, asks_to_block};
 use crate::command::table::{self, Blocks, Command};
 use crate::lifecycle::Stage;
-use crate::observe::cells::{Given, Outcome, Tag, command_name};
+use crate::observe::cells::{Outcome, Tag, command_name};
 use crate::observe::slowlog::Slow;
 use crate::resp::request::Args;
 use crate::upstream::{Failure, InFlight, Outcome as Fate, Parts, Protocol};
@@ -172,7 +172,7 @@ impl Session {
             env.answer = reply;
             self.gave(given, true, env);
         } else {
-            self.gave(if failure.may_have_run() { Given::Indeterminate } else { Given::Unavailable }, true, env);
+            self.gave(failure.given(), true, env);
         }
         self.answered(buffer, env);
         self.release_held(buffer, env);

@@ -16,6 +16,7 @@ use crate::client::clients::Env;
 use crate::client::refusal;
 use crate::client::subscriptions::{self, Subscriptions};
 use crate::command::route::{Local, Manner, Route, Subscription};
+use crate::observe::cells::{Outcome, Tag};
 use crate::resp::build;
 use crate::resp::request::Args;
 use crate::upstream::{Error, Name, Protocol, Reserve, Sort, Topics, Upstream, Verdict};
@@ -36,6 +37,8 @@ struct Pending {
     ask: Ask,
     /// An error in reply to it is not to be shown, nor is a pong; acknowledgements are shown always.
     muted: bool,
+    /// To count it by, when it is settled.
+    tag: Tag,
 }
 
 enum Ask {
@@ -195,7 +198,9 @@ impl Session {
 
     fn ask(&mut self, ask: Ask) {
         let muted = if matches!(ask, Ask::Leave(_)) { false } else { self.state.mutes_next() };
-        self.subscriber.get_or_insert_default().pending.push_back(Pending { ask, muted });
+        // Who leaves does so for a request that goes on.
+        let tag = if matches!(ask, Ask::Leave(_)) { Tag::NONE } else { mem::take(&mut self.tag) };
+        self.subscriber.get_or_insert_default().pending.push_back(Pending { ask, muted, tag });
     }
 
     fn settle_at_once(&mut self, env: &mut Env) -> Step {
@@ -223,8 +228,10 @@ impl Session {
     /// The oldest request about subscriptions has its verdict. `buffer` holds what was delivered in this batch.
     pub(in crate::client) fn settled(&mut self, verdict: Verdict<'_>, buffer: &[u8], env: &mut Env) {
         let resp3 = self.state.protocol == Protocol::Resp3;
+        let oldest = self.subscriber.as_mut().and_then(|subscriber| subscriber.pending.pop_front());
+        let Some(Pending { ask, muted, tag }) = oldest else { return };
+        self.count_verdict(tag, &verdict, env);
         let Some(subscriber) = &mut self.subscriber else { return };
-        let Some(Pending { ask, muted }) = subscriber.pending.pop_front() else { return };
         let mut out = mem::take(&mut env.answer);
         out.clear();
         match (verdict, ask) {
@@ -253,6 +260,18 @@ impl Session {
             // At rest nothing is kept.
             self.subscriber.iter_mut().for_each(|subscriber| subscriber.pending = VecDeque::new());
             self.wake();
+        }
+    }
+
+    fn count_verdict(&mut self, tag: Tag, verdict: &Verdict<'_>, env: &Env) {
+        if tag == Tag::NONE {
+            return;
+        }
+        self.tag = tag;
+        match verdict {
+            Verdict::Done => self.count(Outcome::Ok, env),
+            Verdict::Refused(_) => self.count(Outcome::ErrorReply, env),
+            Verdict::Failed(failure) => self.gave(failure.given(), true, env),
         }
     }
 

@@ -86,6 +86,7 @@ impl Traits {
     const RESP3: u16 = 64;
     const QUEUED: u16 = 128;
     const INFORMED: u16 = 256;
+    const REFUSED: u16 = 512;
 
     /// `slow`: it may honestly take long. `repeatable`: it only reads. `script`: its errors may come from within.
     pub(crate) const fn new(slow: bool, repeatable: bool, script: bool) -> Self {
@@ -117,6 +118,11 @@ impl Traits {
     /// It was sent before, on another connection.
     pub(crate) fn repeated(self) -> Self {
         Self(self.0 | Self::REPEATED)
+    }
+
+    /// Redis refused it before it ran.
+    pub(crate) fn refused(self) -> Self {
+        Self(self.0 | Self::REFUSED)
     }
 
     pub(super) fn late(self) -> Self {
@@ -153,6 +159,10 @@ impl Traits {
 
     pub(crate) fn is_repeated(self) -> bool {
         self.0 & Self::REPEATED != 0
+    }
+
+    pub(crate) fn is_refused(self) -> bool {
+        self.0 & Self::REFUSED != 0
     }
 
     /// Its deadline has passed; it is a tombstone.
@@ -200,8 +210,8 @@ impl InFlight {
     }
 
     /// A request that was not sent over one of the lanes' or leases' connections.
-    pub(crate) fn elsewhere(client: ClientKey, traits: Traits) -> Self {
-        let Tag { arrived, command } = Tag::NONE;
+    pub(crate) fn elsewhere(client: ClientKey, traits: Traits, tag: Tag) -> Self {
+        let Tag { arrived, command } = tag;
         Self { client, end: 0, deadline: 0, traits, command, arrived }
     }
 }

@@ -8,6 +8,7 @@ use super::block::preface_of;
 use super::{ClientKey, Connection, InFlight, Unanswered};
 use crate::buffer::ChunkPool;
 use crate::upstream::breaker::Change;
+use crate::upstream::error::Error;
 
 /// What a slot of 100 ms said of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +35,14 @@ impl Connection {
     /// True if clients wait for it, rather than nobody or ourselves.
     pub(crate) fn is_awaited(&self) -> bool {
         self.in_flight.iter().any(|entry| !entry.client.is_ours())
+    }
+
+    /// Why it ends, as metrics have it.
+    pub(crate) fn reason_of(&self, error: &Error) -> &'static str {
+        match error {
+            Error::Silent if !self.is_awaited() => "health",
+            _ => error.reason(),
+        }
     }
 
     /// True if a client waits for it whose deadline is after `tick`.

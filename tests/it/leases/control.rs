@@ -37,6 +37,12 @@ fn a_script_that_never_ends_is_killed() {
         assert_eq!(killer.ask("SCRIPT KILL"), b"+OK\r\n", "{kind:?}");
         assert!(client.reply().starts_with(b"-"), "{kind:?}");
         wait_until("everybody is served again", PATIENCE, || killer.ask("INCR k").starts_with(b":"));
+        if !is_direct() {
+            let kills = |outcome: &str| {
+                proxy.metric(&format!("outrigger_commands_total{{command=\"script\",outcome=\"{outcome}\"}}"))
+            };
+            assert_eq!([kills("ok"), kills("error_reply"), kills("local")], [Some(1.0), Some(1.0), None], "{kind:?}");
+        }
     }
 }
 

@@ -60,6 +60,8 @@ fn wait_says_that_nobody_knows_once_a_connection_was_lost() {
     });
     let reply = client.ask("WAIT 0 100");
     assert!(reply.starts_with(b"-INDETERMINATE "), "{}", reply.escape_ascii());
+    let waits = "outrigger_commands_total{command=\"wait\",outcome=\"indeterminate\"}";
+    assert_eq!(proxy.metric(waits), Some(1.0));
     wait_until("it is connected again", PATIENCE, || client.ask("SET k 2") == b"+OK\r\n");
     assert_eq!(client.ask("WAIT 0 100"), b":0\r\n");
 }

@@ -64,7 +64,11 @@ fn secrets_that_cannot_be_had_are_named() {
     let empty = folder.path().join("empty");
     fs::write(&empty, "\n").expect("it can be written");
     let missing = folder.path().join("missing");
+    // As silent as the mount of a server that is gone.
+    let silent = folder.path().join("silent");
+    assert!(Command::new("mkfifo").arg(&silent).status().is_ok_and(|made| made.success()), "a pipe can be made");
     for (flag, variable) in [
+        ("--admin-token-file", "OUTRIGGER_ADMIN_TOKEN_FILE"),
         ("--password-file", "OUTRIGGER_PASSWORD_FILE"),
         ("--upstream-password-file", "OUTRIGGER_UPSTREAM_PASSWORD_FILE"),
     ] {
@@ -75,6 +79,7 @@ fn secrets_that_cannot_be_had_are_named() {
         };
         assert_says(&with(&missing), &[flag, variable, "cannot read", "missing", "name a file"]);
         assert_says(&with(&empty), &[flag, variable, "is empty", "write the secret"]);
+        assert_says(&with(&silent), &[flag, variable, "cannot read", "silent", "no answer within 5s"]);
     }
     let said = complaint(&server, |flags| {
         flags.arg("--log-level-file").arg(&missing);

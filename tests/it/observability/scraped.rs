@@ -12,7 +12,7 @@ const SOON: Duration = Duration::from_mins(1);
 /// What a proxy has counted that has lived as [`Watched`] has, besides requests.
 const LIVED: [&str; 9] = [
     r#"outrigger_circuit_breaker_transitions_total{from="starting",to="closed"}"#,
-    "outrigger_downstream_connections_total",
+    "outrigger_downstream_connections_total{listener=\"ordinary\"}",
     r#"outrigger_http_requests_total{code="200",path="/livez"}"#,
     r#"outrigger_log_messages_total{level="info"}"#,
     "outrigger_pool_wait_duration_seconds_count",

@@ -27,6 +27,10 @@ fn the_strict_port_gives_errors_where_the_other_gives_empty_answers() {
     let (mut ordinary, mut strict) = (Client::connect(ordinary), Client::connect(strict));
     assert_eq!(ordinary.ask("SET k v"), b"+OK\r\n");
     assert_eq!(strict.ask("GET k"), b"$1\r\nv\r\n");
+    for series in ["outrigger_downstream_connections", "outrigger_downstream_connections_total"] {
+        let of = |listener: &str| proxy.metric(&format!("{series}{{listener=\"{listener}\"}}"));
+        assert_eq!([of("ordinary"), of("strict")], [Some(1.0); 2], "{series}");
+    }
     server.kill();
     wait_for_answer(&mut ordinary, "GET k", |reply| reply == NIL);
     wait_for_answer(&mut strict, "GET k", is_unavailable);

@@ -103,6 +103,10 @@ fn a_subscription_that_is_not_acknowledged_fails_in_time() {
     let took = start.elapsed();
     assert!(took > Duration::from_millis(800) && took < Duration::from_secs(3), "{took:?}");
     assert_eq!(shown(&late.reply()), "+PONG\\r\\n");
+    let counted = |outcome: &str| {
+        proxy.metric(&format!("outrigger_commands_total{{command=\"subscribe\",outcome=\"{outcome}\"}}"))
+    };
+    assert_eq!([counted("ok"), counted("unavailable"), counted("local")], [Some(1.0), Some(1.0), None]);
     // It may still be granted; then nobody wants it any more.
     line.say(ack("subscribe", "d", 2).as_bytes());
     line.expect("unsubscribe d");

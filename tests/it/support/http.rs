@@ -69,3 +69,10 @@ pub fn connect(address: &str) -> io::Result<TcpStream> {
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
 }
+
+/// The value of a series of metrics, which is named as in the text: `outrigger_x_total{a="b"}`; labels are in alphabetical
+/// order.
+pub fn value(text: &str, series: &str) -> Option<f64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+    Some(line.parse().expect("a number"))
+}

@@ -1,6 +1,6 @@
 //! The proxy as its users have it: a process, known by its flags, its sockets and its log.
 
-use super::{Client, PATIENCE, Server, wait_until};
+use super::{Client, PATIENCE, Server, http, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
@@ -111,6 +111,11 @@ impl Proxy {
             address.is_some()
         });
         address.expect("it was just found")
+    }
+
+    /// The value of a series of `/metrics` as it is named there, labels in alphabetical order: `outrigger_x_total{a="b"}`.
+    pub fn metric(&self, series: &str) -> Option<f64> {
+        http::value(&http::get(&self.http(), "/metrics").body, series)
     }
 
     /// A connection to the first address.

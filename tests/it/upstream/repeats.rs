@@ -272,6 +272,8 @@ fn a_write_that_a_replica_refuses_is_asked_again_on_a_fresh_connection() {
     second.expect_next("GET b");
     second.say(b"+b\r\n");
     assert_eq!(shown(&other.reply()), "+b\\r\\n");
+    let repeats = |reason: &str| proxy.metric(&format!("outrigger_retries_total{{reason=\"{reason}\",result=\"ok\"}}"));
+    assert_eq!((repeats("refused"), repeats("not_sent")), (Some(1.0), Some(0.0)));
 }
 
 #[test]

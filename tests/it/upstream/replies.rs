@@ -137,6 +137,9 @@ fn garbage_ends_the_connection_and_those_who_wait_are_told() {
         upstream.echo();
         assert_eq!(shown(&reading.reply()), "$1\\r\\nb\\r\\n", "it is asked again after {}", shown(garbage));
         assert_served(&mut clients);
+        let failures =
+            |reason: &str| proxy.metric(&format!("outrigger_circuit_breaker_failures_total{{reason=\"{reason}\"}}"));
+        assert_eq!((failures("protocol"), failures("disconnect")), (Some(1.0), Some(0.0)), "{}", shown(garbage));
         proxy.assert_running();
     }
 }
