@@ -105,11 +105,7 @@ impl Metrics {
             slow: SlowLog::default(),
             timeline: Timeline::default(),
             degraded_clients: Names::default(),
-            accepted: new.counters(
-                "downstream_connections_total",
-                "Clients that were accepted. strict: over --listen-strict.",
-                &[("listener", &["ordinary", "strict"])],
-            )?,
+            accepted: new.counters("downstream_connections_total", ACCEPTED, &[("listener", &["ordinary", "strict"])])?,
             rejected: new.counters(
                 "downstream_connections_rejected_total",
                 "Clients that were turned away. max_clients: too many were there; auth: a wrong password, each time.",
@@ -386,6 +382,8 @@ pub const CONNECT_RESULTS: [&str; 9] = ["ok", "refused", "timeout", "dns", "auth
 const FAILURES: &str = "Failures of Redis, by reason; while the breaker is open it takes no account of them.";
 const FAILURE_REASONS: [&str; 6] =
     ["connect", "timeout", "disconnect", "protocol", "unavailable_reply", "health_check"];
+
+const ACCEPTED: &str = "Clients that were accepted. strict: over --listen-strict.";
 
 /// For which reasons clients are gone, and what these mean.
 const DEPARTURE_REASONS: [&str; 7] =
