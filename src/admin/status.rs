@@ -118,7 +118,7 @@ impl<'a> Status<'a> {
         all.sort_by_key(|command| std::cmp::Reverse(command.total()));
         let mut degraded: Vec<_> = all.iter().filter(|command| command.without_redis() > 0).cloned().collect();
         degraded.sort_by_key(|command| std::cmp::Reverse(command.without_redis()));
-        let clients = metrics.degraded_clients.counts().into_iter().map(|(name, count)| Client { name, count });
+        let clients = metrics.degraded_clients().into_iter().map(|(name, count)| Client { name, count });
         Self {
             state: condition.word(),
             since: unix(own.since),

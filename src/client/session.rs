@@ -675,7 +675,7 @@ impl Session {
     /// Counts the request at hand, which Redis has not answered.
     fn gave(&mut self, given: Given, tried: bool, env: &Env) {
         if !env.cells.is_off() {
-            env.metrics.degraded_clients.count(&self.state.name);
+            env.cells.degraded_clients.count(&self.state.name);
         }
         env.cells.gave(mem::take(&mut self.tag), given, tried, env.clock);
     }

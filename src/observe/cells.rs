@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::names::Names;
 use crate::command::table::{self, Kind};
 
 /// Upper bounds of the buckets of durations, in microseconds. Redis answers within a fraction of a millisecond, for which
@@ -413,6 +414,8 @@ pub struct Cells {
     pub upstream_received: Cell,
     /// Bytes to the server.
     pub upstream_sent: Cell,
+    /// Clients that were given something in place of a reply.
+    pub degraded_clients: Names,
     /// Requests that the open breaker did not let through.
     pub rejected: Cell,
     /// Replies that came when nobody waited for them any more.
@@ -451,6 +454,7 @@ impl Cells {
             sent: Cell::default(),
             upstream_received: Cell::default(),
             upstream_sent: Cell::default(),
+            degraded_clients: Names::default(),
             rejected: Cell::default(),
             tombstones: Cell::default(),
             checks: Durations::default(),

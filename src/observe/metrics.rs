@@ -43,8 +43,6 @@ pub struct Metrics {
     pub slow: SlowLog,
     /// The breaker's last hour.
     pub timeline: Timeline,
-    /// Clients that were given something in place of a reply.
-    pub degraded_clients: Names,
     registry: Registry,
     /// Clients that were accepted, by listener.
     pub accepted: IntCounterVec,
@@ -104,7 +102,6 @@ impl Metrics {
             open: Mutex::default(),
             slow: SlowLog::default(),
             timeline: Timeline::default(),
-            degraded_clients: Names::default(),
             accepted: new.counters("downstream_connections_total", ACCEPTED, &[("listener", &["ordinary", "strict"])])?,
             rejected: new.counters(
                 "downstream_connections_rejected_total",
@@ -201,6 +198,12 @@ impl Metrics {
     #[must_use]
     pub fn workers(&self) -> &[Arc<Cells>] {
         &self.workers
+    }
+
+    /// Clients that were given something in place of a reply, by their names: how often.
+    #[must_use]
+    pub fn degraded_clients(&self) -> Vec<(String, u64)> {
+        Names::sum(self.workers.iter().map(|cells| &cells.degraded_clients))
     }
 
     /// These durations of all workers.

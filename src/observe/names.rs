@@ -1,6 +1,7 @@
 //! How often something happened to clients, by the names they give themselves (CLIENT SETNAME).
 //!
 //! Names are the clients' own, and there may be any number of them: so many are told apart, and the rest counted together.
+//! Each worker counts for itself, so that it shares the lock with none but whoever reads.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -31,12 +32,16 @@ impl Names {
         *counts.entry(name.into()).or_default() += 1;
     }
 
-    /// All, the most frequent first.
+    /// All of these together, the most frequent first.
     #[must_use]
-    pub fn counts(&self) -> Vec<(String, u64)> {
-        let counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = |name: &[u8]| String::from_utf8_lossy(name).into_owned();
-        let mut counts: Vec<_> = counts.iter().map(|(name, count)| (text(name), *count)).collect();
+    pub fn sum<'a>(all: impl Iterator<Item = &'a Self>) -> Vec<(String, u64)> {
+        let mut sums: HashMap<String, u64> = HashMap::new();
+        for Self(counts) in all {
+            for (name, count) in &*counts.lock().unwrap_or_else(PoisonError::into_inner) {
+                *sums.entry(String::from_utf8_lossy(name).into_owned()).or_default() += count;
+            }
+        }
+        let mut counts: Vec<_> = sums.into_iter().collect();
         counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
         counts
     }
@@ -52,11 +57,13 @@ mod tests {
         names.count(b"app");
         (0..200).for_each(|number| names.count(format!("pod-{number}").as_bytes()));
         (0..5).for_each(|_| names.count(b"app"));
-        let counts = names.counts();
+        let others = Names::default();
+        others.count(b"app");
+        let counts = Names::sum([&names, &others].into_iter());
         assert_eq!(counts.len(), MOST + 1);
-        assert_eq!(counts[..2], [("other".to_owned(), 151), ("app".to_owned(), 6)]);
+        assert_eq!(counts[..2], [("other".to_owned(), 151), ("app".to_owned(), 7)]);
         let names = Names::default();
         (0..3).for_each(|end| names.count(&[b"x".repeat(4_000), vec![end]].concat()));
-        assert_eq!(names.counts(), [("x".repeat(LONGEST), 3)]);
+        assert_eq!(Names::sum([&names].into_iter()), [("x".repeat(LONGEST), 3)]);
     }
 }
