@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime::Builder;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 
 use crate::admin;
@@ -27,7 +27,7 @@ use crate::lifecycle::signals::{Signals, Told};
 use crate::lifecycle::{Lifecycle, Phase, Stage};
 use crate::observe::log::{Lines, Log};
 use crate::observe::metrics::Metrics;
-use crate::secret::Secret;
+use crate::secret;
 use crate::upstream::Shared;
 use crate::upstream::breaker::Mode;
 use crate::version;
@@ -45,9 +45,6 @@ const OVER_HTTP: &str = "/quitquitquit";
 /// What the start of a component may take.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// What reading a secret may take.
-const SECRET_LIMIT: Duration = Duration::from_secs(5);
-
 /// What the process is made of.
 static COMPONENTS: [Component<Process>; 7] = [
     Component {
@@ -63,7 +60,7 @@ static COMPONENTS: [Component<Process>; 7] = [
         needs: &["config"],
         critical: true,
         limit: LIMIT,
-        start: |process| Box::pin(read_secrets(process)),
+        start: |process| Box::pin(async move { secret::read_all(process.config.secrets()).await }),
         stop: |_| {},
     },
     Component {
@@ -383,20 +380,6 @@ impl Process {
             tracing::warn!(clients = found, cut_off, seconds, "drained, but for those who did not come to rest");
         }
     }
-}
-
-/// Reads all secrets at once, from file systems that may not answer.
-async fn read_secrets(process: Arc<Process>) -> Result<(), String> {
-    let begin = |secret: &Secret| {
-        let secret = secret.clone();
-        (secret.clone(), spawn_blocking(move || secret.read().map(drop)))
-    };
-    let reading: Vec<_> = process.config.secrets().map(begin).collect();
-    for (secret, read) in reading {
-        let read = timeout(SECRET_LIMIT, read).await.map_err(|_| secret.unanswered(SECRET_LIMIT))?;
-        read.unwrap_or_else(|error| Err(format!("cannot read secrets: {error}")))?;
-    }
-    Ok(())
 }
 
 /// Binds all addresses. Where the machine has no IPv6, the loopback address of it is left out, as long as another is left.

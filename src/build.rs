@@ -9,7 +9,8 @@ fn main() {
     // `rustc 1.95.0 (59807616e 2026-04-14)`
     let version = said.split_whitespace().nth(1).unwrap_or("unknown");
     // An image is built without the repository, so its builder says what is in it.
-    let revision = env::var("OUTRIGGER_REVISION").unwrap_or_else(|_| "unknown".to_owned());
+    let revision = env::var("OUTRIGGER_REVISION").ok().filter(|revision| !revision.is_empty());
+    let revision = revision.as_deref().unwrap_or("unknown");
     println!("cargo::rustc-env=OUTRIGGER_RUSTC={version}");
     println!("cargo::rustc-env=OUTRIGGER_REVISION={revision}");
     println!("cargo::rerun-if-changed=src/build.rs");

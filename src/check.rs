@@ -6,6 +6,7 @@ use redis_protocol::resp3::types::OwnedFrame;
 use tokio::runtime::Builder;
 
 use crate::config::Config;
+use crate::secret;
 use crate::upstream::connect::{Wire, open};
 use crate::upstream::{Error, LaneKey, Protocol};
 
@@ -20,14 +21,28 @@ const NOBODY: &[u8] = b"9223372036854775807";
 #[must_use]
 #[expect(clippy::print_stdout, reason = "this is what the command is for")]
 pub fn run(config: &Config) -> ExitCode {
-    if let Err(problem) = config.read_secrets() {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            println!("FAIL  cannot begin: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(report(config));
+    // A file that does not answer keeps nobody.
+    runtime.shutdown_background();
+    code
+}
+
+#[expect(clippy::print_stdout, reason = "this is what the command is for")]
+async fn report(config: &Config) -> ExitCode {
+    if let Err(problem) = secret::read_all(config.secrets()).await {
         println!("FAIL  {problem}");
         return ExitCode::FAILURE;
     }
     let (workers, pool) = (config.workers, config.upstream.pool_size);
     println!("ok    configuration: workers {workers}, pool of {pool} upstream connections");
-    let runtime = Builder::new_current_thread().enable_all().build().map_err(Error::from);
-    match runtime.and_then(|runtime| runtime.block_on(examine(config))) {
+    match examine(config).await {
         Ok(findings) => {
             findings.iter().for_each(|finding| println!("{finding}"));
             ExitCode::SUCCESS

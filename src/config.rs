@@ -306,14 +306,6 @@ impl Config {
             wrong("log-level-file", problem).to_string()
         })
     }
-
-    /// Reads those that are in files.
-    ///
-    /// # Errors
-    /// The first that cannot be had, with the setting and the remedy.
-    pub fn read_secrets(&self) -> Result<(), String> {
-        self.secrets().try_for_each(|secret| secret.read().map(drop))
-    }
 }
 
 /// What is wrong with the configuration, and how to mend it.

@@ -12,6 +12,29 @@ use std::time::Duration;
 
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
+use tokio::task::spawn_blocking;
+use tokio::time::{Instant, timeout_at};
+
+/// What reading them may take.
+const LIMIT: Duration = Duration::from_secs(5);
+
+/// Reads all of these at once, from file systems that may not answer.
+///
+/// # Errors
+/// The first that cannot be had, with the setting and the remedy.
+pub async fn read_all(secrets: impl Iterator<Item = &Secret>) -> Result<(), String> {
+    let deadline = Instant::now() + LIMIT;
+    let begin = |secret: &Secret| {
+        let secret = secret.clone();
+        (secret.clone(), spawn_blocking(move || secret.read().map(drop)))
+    };
+    let reading: Vec<_> = secrets.map(begin).collect();
+    for (secret, read) in reading {
+        let read = timeout_at(deadline, read).await.map_err(|_| secret.unanswered())?;
+        read.unwrap_or_else(|error| Err(format!("cannot read secrets: {error}")))?;
+    }
+    Ok(())
+}
 
 /// A secret; clones are the same one.
 #[derive(Clone)]
@@ -129,11 +152,10 @@ impl Secret {
     }
 
     /// What is wrong where the file could not be read in time.
-    #[must_use]
-    pub fn unanswered(&self, limit: Duration) -> String {
+    fn unanswered(&self) -> String {
         let Some(Source { setting, file, .. }) = &self.0.source else { return "a secret could not be had".to_owned() };
         format!(
-            "{setting}: cannot read `{}`: no answer within {limit:?}; name a regular file on a volume that is mounted",
+            "{setting}: cannot read `{}`: no answer within {LIMIT:?}; name a regular file on a volume that is mounted",
             file.display()
         )
     }

@@ -1,7 +1,7 @@
 //! What one worker counts on the path of every request.
 //!
-//! Each cell has one writer, its worker, so that counting is a load, an addition and a store, without a lock and without an
-//! atomic instruction. Whoever reads (a scrape, ten times a second at most) sees each cell as it was a moment ago, and no
+//! Each cell has one writer, its worker, so that counting is a load, an addition and a store, without a lock (but for the
+//! names of clients that Redis has not answered) and without an atomic instruction. Whoever reads (a scrape, ten times a second at most) sees each cell as it was a moment ago, and no
 //! two of them at the same moment.
 //!
 //! Times are in microseconds since the process began; durations are put into buckets as they are counted.
@@ -221,7 +221,7 @@ pub enum Outcome {
     Unavailable,
     /// Its client was told that nobody knows whether it ran.
     Indeterminate,
-    /// It was answered here, as it always is; or it is about subscriptions, whose answers are no replies.
+    /// It was answered here: as it always is, as a command of a transaction is until EXEC, or since nobody had to be asked.
     Local,
 }
 
@@ -501,7 +501,7 @@ impl Cells {
         self.count(tag, if is_error { Outcome::ErrorReply } else { Outcome::Ok });
         self.took(profile.class, now.saturating_sub(tag.arrived));
         if is_error {
-            self.note_error(reply);
+            self.note_error(reply.get(1..).unwrap_or_default());
         } else if profile.lookup != Lookup::None {
             self.look_into(profile.lookup, reply);
         }
@@ -540,10 +540,9 @@ impl Cells {
         cells.and_then(|cells| cells.get(outcome as usize)).into_iter().for_each(|cell| cell.add(1));
     }
 
-    /// Counts an error reply by its code.
-    pub fn note_error(&self, reply: &[u8]) {
-        let code =
-            reply.get(1..).unwrap_or_default().split(|byte| !byte.is_ascii_uppercase()).next().unwrap_or_default();
+    /// Counts an error reply by its code: its line, without the `-`.
+    pub fn note_error(&self, line: &[u8]) {
+        let code = line.split(|byte| !byte.is_ascii_uppercase()).next().unwrap_or_default();
         let known = ERROR_CODES.iter().position(|known| known.as_bytes() == code);
         self.errors.get(known.unwrap_or(ERROR_CODES.len() - 1)).into_iter().for_each(|cell| cell.add(1));
     }

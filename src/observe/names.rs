@@ -1,7 +1,7 @@
 //! How often something happened to clients, by the names they give themselves (CLIENT SETNAME).
 //!
-//! Names are the clients' own, and there may be any number of them: so many are told apart, and the rest counted together.
-//! Each worker counts for itself, so that it shares the lock with none but whoever reads.
+//! Names are the clients' own, and there may be any number of them: each worker tells so many apart, and counts the rest
+//! together. It counts for itself, so that it shares the lock with none but whoever reads.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

@@ -15,7 +15,7 @@ use super::connection::{ClientKey, InFlight, Replies, Traits};
 use super::error::{Error, Failure, Outcome, Why};
 use super::shared::Shared;
 use super::{Event, Upstream, breaker};
-use crate::observe::cells::Tag;
+use crate::observe::cells::{self, Tag};
 
 /// A request for the control connection.
 pub(crate) struct Order<'a> {
@@ -83,6 +83,8 @@ impl Upstream {
             }
             // Its client sees what it would see of the server.
             Report::Lost if ends_server => {
+                // It has obeyed.
+                self.cells.settled(tag, cells::Outcome::Ok, self.cells.micros(self.now));
                 if let Some((client, topics)) = clients.kill(name) {
                     self.forget(client, topics);
                 }

@@ -101,6 +101,8 @@ pub enum OnLoss {
 pub(crate) enum Verdict<'a> {
     /// It has taken effect.
     Done,
+    /// It is taken as done, though the server has not said so: whoever leaves has left.
+    Assumed,
     /// The server refused it: its error line, without the `-`.
     Refused(&'a [u8]),
     /// It has not taken effect.
@@ -351,7 +353,9 @@ impl Upstream {
         let (now, served, resubscribe) =
             (self.now, feed.has_served(), self.shared.config.on_loss == OnLoss::Resubscribe);
         feed.close(&mut self.pool);
-        self.shared.metrics.disconnects.with_label_values(&[error.reason()]).inc();
+        let is_check = matches!(error, Error::Silent) && self.subscriptions.register.owes_only_pongs();
+        let reason = if is_check { "health" } else { error.reason() };
+        self.shared.metrics.disconnects.with_label_values(&[reason]).inc();
         // If it is us who end it, that says nothing of the server.
         let lost = !matches!(error, Error::Open);
         if lost {
@@ -419,7 +423,7 @@ impl Upstream {
     /// Asks whether the connection still works, unless it owes us an answer already.
     pub(super) fn check_feed(&mut self) {
         if self.subscriptions.register.due() == 0 {
-            self.command(|register, out| register.ping(ClientKey::NOBODY, u32::MAX, out));
+            self.command(|register, out| register.ping(ClientKey::PING, u32::MAX, out));
         }
     }
 
@@ -446,6 +450,6 @@ impl Upstream {
 fn fail(unanswered: Vec<Unanswered>, why: Why, clients: &mut impl Replies) {
     for Unanswered { client, failed } in unanswered {
         let failure = Failure { outcome: Outcome::NotRun, why };
-        clients.settled(client, if failed { Verdict::Failed(failure) } else { Verdict::Done }, &[]);
+        clients.settled(client, if failed { Verdict::Failed(failure) } else { Verdict::Assumed }, &[]);
     }
 }

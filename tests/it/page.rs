@@ -259,11 +259,12 @@ fn alone_the_page_follows_redis() {
     if is_direct() {
         return;
     }
-    let (_alone, noise) = (alone(), Noise::listen());
+    let _alone = alone();
     let mut server = Server::start(Kind::Redis70);
     let mut proxy = Proxy::before(&server);
     let browser = Browser::open(&proxy.http());
     browser.shows("serving");
+    let noise = Noise::listen();
     let (over, asked_to_end) = Over::flag();
     let mut client = proxy.connect();
     let application = thread::spawn(move || {
@@ -283,8 +284,8 @@ fn alone_the_page_follows_redis() {
         "figures: the page showed that Redis was gone after {gone:?}, and that it was back after {returned:?}; an echo: {}",
         noise.shown()
     );
-    assert!(gone <= limit, "that it was gone was seen after {gone:?}");
-    assert!(returned <= limit, "that it was back was seen after {returned:?}");
+    assert!(gone <= limit, "that it was gone was seen after {gone:?}, not {limit:?}");
+    assert!(returned <= limit, "that it was back was seen after {returned:?}, not {limit:?}");
     drop(over);
     application.join().expect("the application was answered all the time");
     // When nobody answers, the page says that too.

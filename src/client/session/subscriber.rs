@@ -204,7 +204,7 @@ impl Session {
     }
 
     fn settle_at_once(&mut self, env: &mut Env) -> Step {
-        self.settled(Verdict::Done, &[], env);
+        self.settled(Verdict::Assumed, &[], env);
         Step::Done
     }
 
@@ -234,22 +234,26 @@ impl Session {
         let Some(subscriber) = &mut self.subscriber else { return };
         let mut out = mem::take(&mut env.answer);
         out.clear();
-        match (verdict, ask) {
-            (Verdict::Done, Ask::Subscribe(sort, names)) => subscriber.topics.add(sort, names, resp3, &mut out),
-            (Verdict::Done, Ask::Unsubscribe(sort, names)) => subscriber.topics.remove(sort, &names, resp3, &mut out),
-            (Verdict::Done, Ask::Leave(sort)) => {
+        let failed = match verdict {
+            Verdict::Done | Verdict::Assumed => None,
+            Verdict::Refused(line) => Some(line.to_vec()),
+            Verdict::Failed(failure) => Some(failure.text().into_bytes()),
+        };
+        match (failed, ask) {
+            (None, Ask::Subscribe(sort, names)) => subscriber.topics.add(sort, names, resp3, &mut out),
+            (None, Ask::Unsubscribe(sort, names)) => subscriber.topics.remove(sort, &names, resp3, &mut out),
+            (None, Ask::Leave(sort)) => {
                 let names = subscriber.topics.all(sort);
                 subscriber.topics.remove(sort, &names, resp3, &mut out);
                 out.clear();
             }
             _ if muted => {}
-            (Verdict::Done, Ask::Ping(text)) if !resp3 && !subscriber.topics.is_empty() => {
+            (None, Ask::Ping(text)) if !resp3 && !subscriber.topics.is_empty() => {
                 subscriptions::pong(&text.unwrap_or_default(), &mut out);
             }
-            (Verdict::Done, Ask::Ping(None)) => build::simple("PONG", &mut out),
-            (Verdict::Done, Ask::Ping(Some(text))) => build::bulk(&text, &mut out),
-            (Verdict::Refused(line), _) => build::error(line, &mut out),
-            (Verdict::Failed(failure), _) => build::error(failure.text(), &mut out),
+            (None, Ask::Ping(None)) => build::simple("PONG", &mut out),
+            (None, Ask::Ping(Some(text))) => build::bulk(&text, &mut out),
+            (Some(line), _) => build::error(line, &mut out),
         }
         self.spill(buffer, env);
         self.answer_local(&out, env);
@@ -270,7 +274,11 @@ impl Session {
         self.tag = tag;
         match verdict {
             Verdict::Done => self.count(Outcome::Ok, env),
-            Verdict::Refused(_) => self.count(Outcome::ErrorReply, env),
+            Verdict::Assumed => self.count(Outcome::Local, env),
+            Verdict::Refused(line) => {
+                env.cells.note_error(line);
+                self.count(Outcome::ErrorReply, env);
+            }
             Verdict::Failed(failure) => self.gave(failure.given(), true, env),
         }
     }
@@ -343,6 +351,8 @@ impl Session {
     /// Gives back what a client needs only while it subscribes.
     pub(super) fn drop_subscriber(&mut self, env: &mut Env) {
         if let Some(mut subscriber) = self.subscriber.take() {
+            // As for others whose client is gone, what becomes of them is not known here.
+            subscriber.pending.iter().for_each(|pending| env.cells.settled(pending.tag, Outcome::Ok, env.clock));
             subscriber.held.clear(&mut env.pool);
             env.pool.resized(subscriber.counted, 0);
         }

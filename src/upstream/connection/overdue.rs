@@ -40,7 +40,7 @@ impl Connection {
     /// Why it ends, as metrics have it.
     pub(crate) fn reason_of(&self, error: &Error) -> &'static str {
         match error {
-            Error::Silent if !self.is_awaited() => "health",
+            Error::Silent if self.late == 0 && !self.is_awaited() => "health",
             _ => error.reason(),
         }
     }

@@ -153,7 +153,7 @@ impl Timing {
     /// The server refused a client's request with this error, of which the client hears another.
     pub(super) fn refused(&self, entry: &InFlight, reply: &[u8]) {
         if !entry.client.is_ours() {
-            self.cells.note_error(reply);
+            self.cells.note_error(reply.get(1..).unwrap_or_default());
         } else if entry.client.is_ping() {
             self.cells.failed_checks.add(1);
         }

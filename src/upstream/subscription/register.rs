@@ -106,6 +106,11 @@ impl Register {
         self.ledger.len()
     }
 
+    /// True if nothing is due but answers to PINGs of our own.
+    pub(super) fn owes_only_pongs(&self) -> bool {
+        self.ledger.iter().all(|due| due.client == ClientKey::PING)
+    }
+
     /// The number of the last command that subscribes, or ends subscriptions.
     pub(super) fn last_change(&self) -> u64 {
         self.last_change

@@ -25,7 +25,8 @@ fn alone_four_thousand_connections_opened_at_once_are_all_served() {
     figures.add("waits", waits.shown());
     figures.add("noise", noise.shown());
     assert!(waits.count() == CLIENTS, "{} clients were served", waits.count());
-    let limit = Duration::from_secs(1) + noise.worst();
+    // The proxy's own work delays an echo too, so that not all of it excuses.
+    let limit = Duration::from_secs(1) + noise.worst().min(Duration::from_millis(500));
     assert!(waits.worst() < limit, "clients waited: {}; an echo: {}", waits.shown(), noise.shown());
 }
 

@@ -75,6 +75,10 @@ fn shutdown_looks_as_the_server_makes_it_look() {
     if is_direct() {
         return;
     }
+    for (outcome, count) in [("ok", Some(1.0)), ("error_reply", Some(1.0)), ("local", None)] {
+        let series = format!("outrigger_commands_total{{command=\"shutdown\",outcome=\"{outcome}\"}}");
+        assert_eq!(proxy.metric(&series), count, "{outcome}");
+    }
     wait_until("its neighbour reads as from an empty server", PATIENCE, || other.ask("GET k") == b"$-1\r\n");
     assert!(proxy.connect().ask("SCRIPT KILL").starts_with(b"-UNAVAILABLE "));
     proxy.assert_running();
