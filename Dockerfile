@@ -1,19 +1,19 @@
 # The image of the sidecar: the program, the C library it needs, and the roots of trust.
 #
-#   docker build -t outrigger .
-#   docker build -t outrigger --build-arg TARGETARCH=arm64 --build-arg REVISION=$(git rev-parse HEAD) .
+#   docker build -t outrigger --build-arg REVISION=$(git rev-parse HEAD) .
+#   docker build -t outrigger --platform linux/arm64 .
 #
-# Whatever machine builds it, the compiler runs on that machine's own processor; TARGETARCH, amd64 or arm64, says what for.
+# Whatever it is built for, the compiler runs on the processor of the machine that builds it.
 ARG BUILDPLATFORM=linux/amd64
-ARG TARGETARCH=amd64
-ARG TARGETPLATFORM=linux/${TARGETARCH}
 
 FROM --platform=${BUILDPLATFORM} docker.io/library/rust:1.95.0-bookworm AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /build
-ARG TARGETARCH
+# amd64 or arm64: what --platform says.
+ARG TARGETARCH=amd64
 
-# What it is compiled for, and the linker for that where it is another than this machine.
+# What it is compiled for, and the linker for that where it is another than this machine; of its versions Debian has one.
+# hadolint ignore=DL3008
 RUN case "$TARGETARCH" in \
       amd64) target=x86_64-unknown-linux-gnu package=gcc-x86-64-linux-gnu linker=x86_64-linux-gnu-gcc ;; \
       arm64) target=aarch64-unknown-linux-gnu package=gcc-aarch64-linux-gnu linker=aarch64-linux-gnu-gcc ;; \
@@ -43,7 +43,7 @@ RUN find src -name '*.rs' -exec touch {} +; \
     cp target/*-linux-gnu/release/outrigger out/
 
 # Nothing but the C library, the roots of trust, and the names of two users.
-FROM --platform=${TARGETPLATFORM} gcr.io/distroless/cc-debian12:nonroot
+FROM gcr.io/distroless/cc-debian12:nonroot
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="outrigger" \
       org.opencontainers.image.description="A Redis sidecar: a RESP proxy that multiplexes an application's clients onto a few upstream connections" \
