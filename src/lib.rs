@@ -121,6 +121,7 @@
 //! | [`config`] | what was typed, and what is meant |
 //! | [`check`] | `outrigger check` |
 //! | [`explain`] | `outrigger explain` |
+//! | [`inject`] | `outrigger inject` and `uninject`: manifests read with their positions, what to change decided on what they say, and carried out on their text |
 //! | [`observe`] | what is shown: the log, metrics, the slow log, the last minutes |
 //! | [`lifecycle`] | how far the process is: components that start, signals, what is read again, the drain |
 //! | [`secret`] | passwords that are replaced while they are in use |
@@ -251,6 +252,7 @@ pub mod client;
 pub mod command;
 pub mod config;
 pub mod explain;
+pub mod inject;
 pub mod lifecycle;
 pub mod observe;
 pub mod resp;
