@@ -229,12 +229,32 @@ fn change(
     let read_again = edited.as_deref().and_then(|edited| yaml::read(edited).ok()).unwrap_or_default();
     let found = read_again.iter().map(yaml::Place::value).map(Result::ok).chain(std::iter::repeat(None));
     for ((expected, (title, linked)), found) in expected.iter().zip(&titles).zip(found) {
-        if found.as_ref() != Some(expected) {
+        if !found.is_some_and(|found| is_same(&found, expected)) {
             let reason = if *linked { SHARED } else { UNREADABLE };
             told.push(Told::wrong(format!("{title}: refused: {reason}")));
         }
     }
     Ok(edited.unwrap_or_default())
+}
+
+/// Whether two documents say the same: nothing, `{}` and `[]` do.
+fn is_same(one: &Value, other: &Value) -> bool {
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(members) => members.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    };
+    match (one, other) {
+        (Value::Array(one), Value::Array(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(one, other)| is_same(one, other))
+        }
+        (Value::Object(one), Value::Object(other)) => {
+            let same = |(name, value)| other.get(name).is_some_and(|other| is_same(value, other));
+            one.len() == other.len() && one.iter().all(same)
+        }
+        _ => one == other || is_empty(one) && is_empty(other),
+    }
 }
 
 impl Change {

@@ -59,9 +59,9 @@ pub enum Tree {
     /// True or false.
     Flag(bool),
     /// Items.
-    List(Vec<Tree>),
+    List(Vec<Self>),
     /// Members.
-    Map(Vec<(String, Tree)>),
+    Map(Vec<(String, Self)>),
     /// What the manifest had there before all changes, in the very words if possible.
     Copy(Pointer),
 }

@@ -1,6 +1,7 @@
 //! What is wanted for one workload: what was typed, and over it the workload's own annotations.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use serde_json::Value;
 
@@ -126,8 +127,13 @@ impl Options {
             "port" => self.port = Some(port(name, value)?),
             "http" => {
                 let (host, number) = value.rsplit_once(':').unwrap_or_default();
-                if host.is_empty() {
-                    return Err(wrong(name, value, "is not IP:PORT; the probes need the HTTP port"));
+                let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+                if !address.is_ok_and(|address| !address.is_loopback()) {
+                    return Err(wrong(
+                        name,
+                        value,
+                        "is not IP:PORT with an address that probes can reach, such as 0.0.0.0",
+                    ));
                 }
                 self.http = (host.to_owned(), Some(port(name, number)?));
             }
@@ -261,6 +267,7 @@ mod tests {
             ("db", "-1"),
             ("port", "80"),
             ("http", "off"),
+            ("http", "127.0.0.1:9000"),
             ("volume-mounts", "v"),
             ("limits.memory", "much"),
             ("env", " "),

@@ -173,7 +173,8 @@ fn moves<'pod>(
                 None => without.push(container),
             }
         }
-        let brought = from_elsewhere(&without, variable, has_any, workload, options, known)?;
+        let (brought, unsure) = from_elsewhere(&without, variable, has_any, workload, options, known)?;
+        warnings.extend(unsure);
         if brought.is_empty() && !has_any && options.insists {
             return Err(Not::Possible(format!("no container has {variable}")));
         }
@@ -193,7 +194,7 @@ fn from_elsewhere<'pod>(
     workload: &Workload,
     options: &Options,
     known: &[Known],
-) -> Result<Vec<Move<'pod>>, String> {
+) -> Result<(Vec<Move<'pod>>, Option<String>), String> {
     let mut candidates = Vec::new();
     for container in containers {
         let declared = super::source::entries(container.value).iter().any(|entry| text(entry, "name") == variable);
@@ -226,10 +227,13 @@ fn from_elsewhere<'pod>(
             sources.join(" or ")
         ));
     }
+    let unsure = candidates.iter().find(|(.., sure)| !sure).map(|(_, brought, _)| {
+        format!("{variable} is taken to be in {}, key {}: no pod starts without", brought.source, brought.key)
+    });
     let moved = candidates.iter().map(|(container, brought, _)| {
         brought.found(variable).map(|found| Move { container: (*container).clone(), found })
     });
-    moved.collect()
+    Ok((moved.collect::<Result<_, _>>()?, unsure))
 }
 
 /// Ports that containers declare, or where a URL says that one listens.
@@ -317,12 +321,12 @@ fn of_annotations(
     Edit::Add { at, before, members }
 }
 
-/// What goes where, in a sentence.
+/// What goes where.
 fn said(moves: &[Move<'_>], sidecars: &[Sidecar]) -> String {
     let of = |sidecar: &Sidecar| {
         let mine = moves.iter().filter(|found| found.found.upstream == sidecar.upstream);
         let mine: Vec<_> = mine.map(|found| format!("{} of {}", found.found.variable, found.container.name)).collect();
-        format!("{} (from {}) is 127.0.0.1:{}", mine.join(" and "), sidecar.upstream.shown, sidecar.port)
+        format!("{} -> 127.0.0.1:{} -> {}", mine.join(", "), sidecar.port, sidecar.upstream.shown)
     };
     sidecars.iter().map(of).collect::<Vec<_>>().join("; ")
 }

@@ -141,13 +141,13 @@ fn stopping(pod: &Value, native: bool) -> BTreeMap<String, String> {
     let mut flags = BTreeMap::new();
     let grace = pod.get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(USUAL_GRACE).max(2);
     // A sixth of the time is left, as of the usual 30 s.
-    let most = grace * 1000 - (grace * 1000 / 6).max(500);
+    let most = grace - (grace / 6).max(1);
     if grace < USUAL_GRACE {
-        flags.insert("max-sigterm-delay".to_owned(), format!("{most}ms"));
+        flags.insert("max-sigterm-delay".to_owned(), format!("{most}s"));
     }
     if !native {
         // The application hears of the end at the same time, and has things to finish.
-        flags.insert("min-sigterm-delay".to_owned(), format!("{}ms", (most / 2).min(5000)));
+        flags.insert("min-sigterm-delay".to_owned(), format!("{}s", (most / 2).min(5)));
     }
     flags
 }

@@ -86,7 +86,7 @@ pub(super) fn named(container: &Container<'_>, variable: &str, options: &Options
     }
     let at = container.at.member("env").item(index);
     if let Some(source) = entry.get("valueFrom") {
-        return reference(variable, source, at).map(Some);
+        return reference(variable, source, &at).map(Some);
     }
     let value = text(entry, "value");
     if let Some(other) = refers_to(value) {
@@ -118,7 +118,7 @@ fn refers_to(value: &str) -> Option<&str> {
     (rest.is_empty() || rest.starts_with(['/', '?'])).then_some(name)
 }
 
-fn reference(variable: &str, source: &Value, at: Pointer) -> Result<Found, String> {
+fn reference(variable: &str, source: &Value, at: &Pointer) -> Result<Found, String> {
     let known = [("secretKeyRef", "secret"), ("configMapKeyRef", "configmap")];
     let Some((kind, key)) = known.iter().find_map(|(member, kind)| Some((kind, source.get(*member)?))) else {
         let kinds: Vec<_> = source.as_object().into_iter().flatten().map(|(kind, _)| kind.as_str()).collect();
@@ -191,7 +191,7 @@ fn literal(
     Ok(Found {
         variable: variable.to_owned(),
         env: env.iter().map(entry_in_order).collect(),
-        upstream: Upstream { shown: if scheme == "redis" { host.to_owned() } else { scheme.to_owned() }, env },
+        upstream: Upstream { shown: if scheme == "redis" { host.to_owned() } else { "its socket".to_owned() }, env },
         kind: Kind::Literal { at, url: url.to_owned(), rest: rest.to_owned(), port: loopback_port(host), has_password },
     })
 }

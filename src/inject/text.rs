@@ -98,6 +98,8 @@ impl<'text> Layout<'text> {
                 let column = self.column(key.span.start);
                 let flow = spot.parent.is_some_and(Place::is_flow);
                 let new = match value {
+                    // What was in brackets here is not known where only the sidecar is.
+                    Tree::Copy(from) if !flow && self.is_in_brackets(from) => None,
                     Tree::Copy(from) => self.copied(from, Some(column), flow),
                     Tree::Text(_) | Tree::Number(_) | Tree::Flag(_) | Tree::List(_) | Tree::Map(_) => None,
                 };
@@ -118,7 +120,7 @@ impl<'text> Layout<'text> {
                 if spot.place.is_flow() {
                     let first = spot.place.item(0).map(|item| item.span.start);
                     return Ok(self
-                        .into_brackets(&spot, first, |fill| items.iter().map(|tree| self.flow(tree, fill)).collect()));
+                        .in_brackets(&spot, first, |fill| items.iter().map(|tree| self.flow(tree, fill)).collect()));
                 }
                 let dashes =
                     if spot.place.item(0).is_some() { self.column(spot.place.span.start) } else { column + self.dash };
@@ -138,7 +140,7 @@ impl<'text> Layout<'text> {
             let inside = |fill: &Fill| {
                 members.iter().map(|(name, tree)| format!("{}: {}", json!(name), self.flow(tree, fill))).collect()
             };
-            return Ok(self.into_brackets(spot, start, inside));
+            return Ok(self.in_brackets(spot, start, inside));
         }
         let own = first.map(|(key, _)| self.column(key.span.start));
         let column = match (own, spot.key) {
@@ -175,7 +177,7 @@ impl<'text> Layout<'text> {
     }
 
     /// Adds parts in brackets, before the one that begins at `first`.
-    fn into_brackets(
+    fn in_brackets(
         &self,
         spot: &Spot<'_>,
         first: Option<usize>,
@@ -230,6 +232,10 @@ impl<'text> Layout<'text> {
             spot = Spot { place, key, parent: Some(parent) };
         }
         Some(spot)
+    }
+
+    fn is_in_brackets(&self, at: &Pointer) -> bool {
+        self.find(at).and_then(|spot| spot.parent).is_some_and(Place::is_flow)
     }
 
     /// A member's own words, moved to a column; none if they would not mean the same elsewhere.

@@ -58,8 +58,7 @@ pub(super) fn read(text: &str) -> Result<Vec<Place>, Error> {
         Reader { text, starts: byte_positions(text), open: Vec::new(), anchors: HashMap::new(), documents: Vec::new() };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| of_parser(&error))?;
-        let line = span.start.line();
-        reader.take(event, &span).map_err(|problem| Error { line: Some(line), problem })?;
+        reader.take(event, &span)?;
     }
     Ok(reader.documents)
 }
@@ -98,7 +97,7 @@ struct Open {
 }
 
 impl Reader<'_> {
-    fn take(&mut self, event: Event<'_>, span: &Span) -> Result<(), String> {
+    fn take(&mut self, event: Event<'_>, span: &Span) -> Result<(), Error> {
         let (start, end) = (self.byte(span.start.index()), self.byte(span.end.index()));
         match event {
             Event::Scalar(value, style, anchor, _) => {
@@ -120,7 +119,7 @@ impl Reader<'_> {
             }
             Event::Alias(anchor) => {
                 let named = self.anchors.get(&anchor).cloned();
-                let (node, depth) = named.ok_or("an alias stands within what it names")?;
+                let (node, depth) = named.ok_or_else(|| self.wrong(start, "an alias stands within what it names"))?;
                 let name = self.text.get(start..end).unwrap_or_default().trim_end().len();
                 self.place(Place { span: start..start + name, node, linked: true, depth });
             }
@@ -130,9 +129,9 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn open(&mut self, start: usize, is_map: bool, anchor: usize) -> Result<(), String> {
+    fn open(&mut self, start: usize, is_map: bool, anchor: usize) -> Result<(), Error> {
         if self.open.len() >= DEEPEST {
-            return Err(too_deep());
+            return Err(self.wrong(start, &too_deep()));
         }
         // The parser's own start of a list without indentation lies behind its first dash; the key before it is surer.
         let after_key = self.open.last().filter(|open| open.is_map && open.parts.len() % 2 == 1);
@@ -146,12 +145,12 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn close(&mut self, open: Open, end: usize) -> Result<(), String> {
+    fn close(&mut self, open: Open, end: usize) -> Result<(), Error> {
         let Open { start, parts, is_map, flow, anchor } = open;
         let linked = anchor > 0 || parts.iter().any(|part| part.linked);
         let depth = 1 + parts.iter().map(|part| part.depth).max().unwrap_or_default();
         if depth > DEEPEST {
-            return Err(too_deep());
+            return Err(self.wrong(start, &too_deep()));
         }
         let end = if flow { end + 1 } else { parts.last().map_or(start, |part| part.span.end) };
         let node = if is_map {
@@ -174,12 +173,13 @@ impl Reader<'_> {
         node: Node,
         anchor: usize,
         (linked, depth): (bool, usize),
-    ) -> Result<(), String> {
+    ) -> Result<(), Error> {
         if let Node::Map { members, .. } = &node {
-            let mut seen: Vec<&str> = members.iter().filter_map(|(key, _)| key.text()).collect();
+            let mut seen: Vec<_> = members.iter().filter_map(|(key, _)| Some((key.text()?, key.span.start))).collect();
             seen.sort_unstable();
-            if let Some([twice, _]) = seen.array_windows().find(|[one, next]| one == next && *one != "<<") {
-                return Err(format!("`{twice}` is there twice"));
+            let twice = seen.array_windows().find(|[(one, _), (next, _)]| one == next && *one != "<<");
+            if let Some([_, (name, at)]) = twice {
+                return Err(self.wrong(*at, &format!("`{name}` is there twice")));
             }
         }
         let node = Rc::new(node);
@@ -195,6 +195,11 @@ impl Reader<'_> {
             Some(open) => open.parts.push(place),
             None => self.documents.push(place),
         }
+    }
+
+    fn wrong(&self, at: usize, problem: &str) -> Error {
+        let line = self.text.get(..at).map(|before| before.matches('\n').count() + 1);
+        Error { line, problem: problem.to_owned() }
     }
 
     fn byte(&self, character: usize) -> usize {
