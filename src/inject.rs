@@ -72,15 +72,15 @@ pub fn run(wanted: &Inject) -> ExitCode {
     };
     answer(&wanted.manifests, |inputs, told| {
         // What an earlier injection did is undone first, so that the same options give the same bytes.
-        let before = change_all(inputs, &mut Vec::new(), |document, workload, _| {
+        let before = change_all(inputs, &mut Vec::new(), |document, workload, _, _| {
             undo::uninject(document, workload).map_or_else(|_| Ok(None), |edits| Ok(edits.map(Change::silent)))
         })?;
         let known = known(&before);
-        change_all(&before, told, |document, workload, warnings| {
+        change_all(&before, told, |document, workload, layout, warnings| {
             if let Err(reason) = undo::uninject(document, workload) {
                 return Err(Not::Possible(reason));
             }
-            let plan = plan::inject(document, workload, &defaults, &known)?;
+            let plan = plan::inject(document, workload, &defaults, &known, &|at, other| layout.own_words(at, other))?;
             warnings.extend(plan.warnings);
             Ok(Some(Change { edits: plan.edits, said: format!("injected: {}", plan.said) }))
         })
@@ -91,7 +91,7 @@ pub fn run(wanted: &Inject) -> ExitCode {
 #[must_use]
 pub fn undo(manifests: &Manifests) -> ExitCode {
     answer(manifests, |inputs, told| {
-        change_all(inputs, told, |document, workload, _| match undo::uninject(document, workload) {
+        change_all(inputs, told, |document, workload, _, _| match undo::uninject(document, workload) {
             Ok(Some(edits)) => Ok(Some(Change { edits, said: "the sidecar is taken out".to_owned() })),
             Ok(None) => Err(Not::Wanted("it has no sidecar".to_owned())),
             Err(reason) => Err(Not::Possible(reason)),
@@ -170,7 +170,7 @@ fn known(inputs: &[Input]) -> Vec<Known> {
 fn change_all(
     inputs: &[Input],
     told: &mut Vec<Told>,
-    decide: impl Fn(&Value, &Workload, &mut Vec<String>) -> Result<Option<Change>, Not>,
+    decide: impl Fn(&Value, &Workload, &Layout<'_>, &mut Vec<String>) -> Result<Option<Change>, Not>,
 ) -> Result<Vec<Input>, Vec<Told>> {
     let mut problems = Vec::new();
     let mut outputs = Vec::new();
@@ -190,7 +190,7 @@ fn change_all(
 fn change(
     text: &str,
     told: &mut Vec<Told>,
-    decide: impl Fn(&Value, &Workload, &mut Vec<String>) -> Result<Option<Change>, Not>,
+    decide: impl Fn(&Value, &Workload, &Layout<'_>, &mut Vec<String>) -> Result<Option<Change>, Not>,
 ) -> Result<String, yaml::Error> {
     let documents = yaml::read(text)?;
     let mut replacements: Vec<Replacement> = Vec::new();
@@ -203,13 +203,13 @@ fn change(
         let mut changed = Vec::new();
         for workload in workload::workloads(&value) {
             let mut warnings = Vec::new();
-            let decided = decide(&value, &workload, &mut warnings);
+            let layout = Layout::new(text, document, &value, &workload.pod());
+            let decided = decide(&value, &workload, &layout, &mut warnings);
             told.extend(
                 warnings.into_iter().map(|warning| Told::fine(&workload.title, &format!("warning: {warning}"))),
             );
             let done = decided.and_then(|change| {
                 let Some(change) = change else { return Ok(None) };
-                let layout = Layout::new(text, document, &value, &workload.pod());
                 let edits = change.edits.iter().map(|edit| layout.replacement(edit));
                 replacements.extend(edits.collect::<Result<Vec<_>, _>>()?);
                 apply(&mut after, &change.edits);

@@ -130,7 +130,7 @@
 //!
 //! Dependencies point one way: `main → app → worker → client → {command, upstream} → {resp, buffer, transport}`, with
 //! `config` above the parts whose settings it fills in. `admin` looks at `client`, `upstream` and `lifecycle`, which do not
-//! know it. `resp` and `command` are leaves. A test holds the source against
+//! know it. `inject` asks `config` which flags there are. `resp` and `command` are leaves. A test holds the source against
 //! this.
 //!
 //! # Threads, tasks, and who owns what

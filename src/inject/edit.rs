@@ -64,6 +64,8 @@ pub enum Tree {
     Map(Vec<(String, Self)>),
     /// What the manifest had there before all changes, in the very words if possible.
     Copy(Pointer),
+    /// The same in other words: those in which a member was written that now makes place for it.
+    Words(String, Pointer),
 }
 
 impl Tree {
@@ -83,7 +85,12 @@ impl Tree {
             Value::Number(number) => number.as_i64().map_or_else(|| Self::Text(number.to_string()), Self::Number),
             Value::String(text) => Self::Text(text.clone()),
             Value::Array(items) => Self::List(items.iter().map(Self::of).collect()),
-            Value::Object(map) => Self::Map(map.iter().map(|(name, value)| (name.clone(), Self::of(value))).collect()),
+            Value::Object(map) => {
+                let member = |(name, value): (&String, &Value)| (name.clone(), Self::of(value));
+                // As people write them: the name comes first.
+                let (first, others): (Vec<_>, Vec<_>) = map.iter().map(member).partition(|(name, _)| name == "name");
+                Self::Map(first.into_iter().chain(others).collect())
+            }
         }
     }
 
@@ -97,7 +104,7 @@ impl Tree {
             Self::Map(members) => {
                 Value::Object(members.iter().map(|(name, tree)| (name.clone(), tree.value(before))).collect())
             }
-            Self::Copy(from) => from.find(before).cloned().unwrap_or_default(),
+            Self::Copy(from) | Self::Words(_, from) => from.find(before).cloned().unwrap_or_default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::edit::{Edit, Tree};
+use super::edit::{Edit, Pointer, Tree};
 use super::options::{DOMAIN, Defaults, Options, of};
 use super::sidecar::{Sidecar, for_each, is_ours};
 use super::source::{Change, Container, Found, Kind, brought, named, text};
@@ -45,6 +45,9 @@ pub(super) struct Record {
     /// Containers, their variables that were changed, and the sidecar that knows what they were.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) moved: BTreeMap<String, BTreeMap<String, String>>,
+    /// Of these, in which words it said what it was, where the sidecar has others for the same.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) words: BTreeMap<String, BTreeMap<String, String>>,
     /// Containers, and the variables that they were given.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) added: BTreeMap<String, Vec<String>>,
@@ -62,11 +65,20 @@ struct Move<'pod> {
     found: Found,
 }
 
-/// What injection does to a workload that has no sidecar.
+/// Whether a member is written in other words than another is, or is to be: then its own.
+pub type Words<'text> = &'text dyn Fn(&Pointer, Option<&Pointer>) -> Option<String>;
+
+/// What injection does to a workload that has no sidecar. Where there is no text, there are no `words`.
 ///
 /// # Errors
 /// Why it does nothing.
-pub fn inject(document: &Value, workload: &Workload, defaults: &Defaults, known: &[Known]) -> Result<Plan, Not> {
+pub fn inject(
+    document: &Value,
+    workload: &Workload,
+    defaults: &Defaults,
+    known: &[Known],
+    words: Words<'_>,
+) -> Result<Plan, Not> {
     let annotations = [&workload.at, &workload.template]
         .map(|at| at.join(&["metadata", "annotations"]).find(document).unwrap_or(&Value::Null));
     let Some(options) = of(defaults, annotations)? else {
@@ -85,7 +97,7 @@ pub fn inject(document: &Value, workload: &Workload, defaults: &Defaults, known:
     warnings.extend(moves.iter().find(literal).map(|found| {
         format!("the password in {} is written out in the manifest: better keep it in a Secret", found.found.variable)
     }));
-    let mut record = Record::default();
+    let mut record = Record { words: words_of(&moves, words), ..Record::default() };
     let mut edits = of_variables(&moves, &sidecars, &options, &mut record);
     let list = if options.native { "initContainers" } else { "containers" };
     let added: Vec<Tree> = sidecars.iter().map(|sidecar| sidecar.container(&options, pod)).collect();
@@ -245,6 +257,23 @@ fn taken(containers: &[Container<'_>], moves: &[Move<'_>]) -> Vec<i64> {
         Kind::Reference { .. } | Kind::EnvFrom => None,
     });
     declared.chain(named).collect()
+}
+
+/// The words that a sidecar does not keep, since it has those of the first variable that it stands for.
+fn words_of(moves: &[Move<'_>], words: Words<'_>) -> BTreeMap<String, BTreeMap<String, String>> {
+    let mut kept = BTreeMap::<String, BTreeMap<_, _>>::new();
+    let reference = |found: &Found| {
+        if let Kind::Reference { at } = &found.kind { Some(at.clone()) } else { None }
+    };
+    for (index, Move { container, found }) in moves.iter().enumerate() {
+        let first = moves.iter().take(index).find(|first| first.found.upstream == found.upstream);
+        if let Some((first, at)) = first.zip(reference(found))
+            && let Some(words) = words(&at, reference(&first.found).as_ref())
+        {
+            kept.entry(container.name.to_owned()).or_default().insert(found.variable.clone(), words);
+        }
+    }
+    kept
 }
 
 /// Points the application at its sidecars.

@@ -101,6 +101,7 @@ impl<'text> Layout<'text> {
                     // What was in brackets here is not known where only the sidecar is.
                     Tree::Copy(from) if !flow && self.is_in_brackets(from) => None,
                     Tree::Copy(from) => self.copied(from, Some(column), flow),
+                    Tree::Words(words, _) => Some(words.clone()),
                     Tree::Text(_) | Tree::Number(_) | Tree::Flag(_) | Tree::List(_) | Tree::Map(_) => None,
                 };
                 let new = new.unwrap_or_else(|| {
@@ -119,8 +120,9 @@ impl<'text> Layout<'text> {
                 let column = self.column(spot.key.ok_or_else(|| missing(at))?.span.start);
                 if spot.place.is_flow() {
                     let first = spot.place.item(0).map(|item| item.span.start);
-                    return Ok(self
-                        .in_brackets(&spot, first, |fill| items.iter().map(|tree| self.flow(tree, fill)).collect()));
+                    return Ok(
+                        self.in_brackets(&spot, first, |fill| items.iter().map(|tree| self.flow(tree, fill)).collect())
+                    );
                 }
                 let dashes =
                     if spot.place.item(0).is_some() { self.column(spot.place.span.start) } else { column + self.dash };
@@ -177,12 +179,7 @@ impl<'text> Layout<'text> {
     }
 
     /// Adds parts in brackets, before the one that begins at `first`.
-    fn in_brackets(
-        &self,
-        spot: &Spot<'_>,
-        first: Option<usize>,
-        parts: impl Fn(&Fill) -> Vec<String>,
-    ) -> Replacement {
+    fn in_brackets(&self, spot: &Spot<'_>, first: Option<usize>, parts: impl Fn(&Fill) -> Vec<String>) -> Replacement {
         let Some(at) = first else {
             let at = spot.place.span.start + 1;
             return (at..at, parts(&Fill::Line).join(", "));
@@ -234,6 +231,15 @@ impl<'text> Layout<'text> {
         Some(spot)
     }
 
+    /// The words of a member, unless those of another are the same there.
+    pub(super) fn own_words(&self, at: &Pointer, other: Option<&Pointer>) -> Option<String> {
+        let spot = self.find(at)?;
+        let (column, flow) = (self.column(spot.key?.span.start), spot.parent.is_some_and(Place::is_flow));
+        let own = self.copied(at, Some(column), flow)?;
+        let same = other.and_then(|other| self.copied(other, Some(column), flow)).is_some_and(|other| other == own);
+        (!same).then_some(own)
+    }
+
     fn is_in_brackets(&self, at: &Pointer) -> bool {
         self.find(at).and_then(|spot| spot.parent).is_some_and(Place::is_flow)
     }
@@ -277,7 +283,7 @@ impl<'text> Layout<'text> {
     fn member_named(&self, name: &str, tree: &Tree, column: usize) -> String {
         let below = match tree {
             Tree::Text(text) => return format!("{name}: {}", scalar(text)),
-            Tree::Copy(from) => {
+            Tree::Copy(from) | Tree::Words(_, from) => {
                 let value = from.find(self.value).map(Tree::of).unwrap_or(Tree::List(Vec::new()));
                 return self.member_named(name, &value, column);
             }
@@ -305,7 +311,7 @@ impl<'text> Layout<'text> {
                 let members: Vec<_> = members.iter().map(|(name, tree)| self.member(name, tree, column)).collect();
                 dash + &members.join(&self.line(column))
             }
-            Tree::Number(_) | Tree::Flag(_) | Tree::List(_) | Tree::Map(_) | Tree::Copy(_) => {
+            Tree::Number(_) | Tree::Flag(_) | Tree::List(_) | Tree::Map(_) | Tree::Copy(_) | Tree::Words(..) => {
                 dash + &self.flow(tree, &Fill::Line)
             }
         }
@@ -338,7 +344,9 @@ impl<'text> Layout<'text> {
                 };
                 between("{", members.iter().map(part).collect(), "}")
             }
-            Tree::Copy(from) => self.flow(&from.find(self.value).map_or(Tree::List(Vec::new()), Tree::of), fill),
+            Tree::Copy(from) | Tree::Words(_, from) => {
+                self.flow(&from.find(self.value).map_or(Tree::List(Vec::new()), Tree::of), fill)
+            }
         }
     }
 

@@ -65,7 +65,8 @@ fn of_variables(containers: &[Container<'_>], record: &Record) -> Result<Vec<Edi
     for (name, variables) in &record.moved {
         let container = find(name)?;
         for (variable, sidecar) in variables {
-            edits.extend(moved_back(container, variable, find(sidecar)?)?);
+            let words = record.words.get(name).and_then(|words| words.get(variable));
+            edits.extend(moved_back(container, variable, find(sidecar)?, words)?);
         }
     }
     for (name, variables) in &record.added {
@@ -84,7 +85,12 @@ fn of_variables(containers: &[Container<'_>], record: &Record) -> Result<Vec<Edi
 }
 
 /// Undoes the change of one variable; nothing if somebody has changed it since.
-fn moved_back(container: &Container<'_>, variable: &str, sidecar: &Container<'_>) -> Result<Option<Edit>, String> {
+fn moved_back(
+    container: &Container<'_>,
+    variable: &str,
+    sidecar: &Container<'_>,
+    words: Option<&String>,
+) -> Result<Option<Edit>, String> {
     let index_of = |of: &Container<'_>, name: &str| {
         let index = entries(of.value).iter().position(|entry| text(entry, "name") == name);
         index.ok_or_else(|| format!("container {} has no {name} any more: take the sidecar out by hand", of.name))
@@ -100,6 +106,13 @@ fn moved_back(container: &Container<'_>, variable: &str, sidecar: &Container<'_>
     let rest = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
     Ok(Some(match value(sidecar, upstream).filter(|url| !url.is_empty()) {
         Some(url) => Edit::Rewrite { at, was: now.clone(), is: format!("{url}{rest}") },
-        None => Edit::Exchange { at, name: "valueFrom", value: Tree::Copy(from.member("valueFrom")) },
+        None => {
+            let from = from.member("valueFrom");
+            let value = match words {
+                Some(words) => Tree::Words(words.clone(), from),
+                None => Tree::Copy(from),
+            };
+            Edit::Exchange { at, name: "valueFrom", value }
+        }
     }))
 }
