@@ -40,7 +40,7 @@ impl Writer {
         match self.random.u8(..3) {
             0 => format!("\"{text}\""),
             1 => format!("'{text}'"),
-            _ if text.contains(['{', '$', '*']) => format!("'{text}'"),
+            _ if text.contains(['{', '#', '*']) => format!("'{text}'"),
             _ => text.to_owned(),
         }
     }
