@@ -65,7 +65,7 @@ struct Move<'pod> {
     found: Found,
 }
 
-/// Whether a member is written in other words than another is, or is to be: then its own.
+/// The words in which a member is written, if those of the other, put in its place, would not be the same.
 pub type Words<'text> = &'text dyn Fn(&Pointer, Option<&Pointer>) -> Option<String>;
 
 /// What injection does to a workload that has no sidecar. Where there is no text, there are no `words`.
@@ -259,14 +259,14 @@ fn taken(containers: &[Container<'_>], moves: &[Move<'_>]) -> Vec<i64> {
     declared.chain(named).collect()
 }
 
-/// The words that a sidecar does not keep, since it has those of the first variable that it stands for.
+/// The words that a sidecar cannot keep: it has those of the first variable that it stands for, as it is indented.
 fn words_of(moves: &[Move<'_>], words: Words<'_>) -> BTreeMap<String, BTreeMap<String, String>> {
     let mut kept = BTreeMap::<String, BTreeMap<_, _>>::new();
     let reference = |found: &Found| {
         if let Kind::Reference { at } = &found.kind { Some(at.clone()) } else { None }
     };
     for (index, Move { container, found }) in moves.iter().enumerate() {
-        let first = moves.iter().take(index).find(|first| first.found.upstream == found.upstream);
+        let first = moves.iter().take(index + 1).find(|first| first.found.upstream == found.upstream);
         if let Some((first, at)) = first.zip(reference(found))
             && let Some(words) = words(&at, reference(&first.found).as_ref())
         {

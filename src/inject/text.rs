@@ -231,13 +231,15 @@ impl<'text> Layout<'text> {
         Some(spot)
     }
 
-    /// The words of a member, unless those of another are the same there.
+    /// The words of a member, unless those of another are the same there, and can be indented otherwise and back.
     pub(super) fn own_words(&self, at: &Pointer, other: Option<&Pointer>) -> Option<String> {
         let spot = self.find(at)?;
         let (column, flow) = (self.column(spot.key?.span.start), spot.parent.is_some_and(Place::is_flow));
         let own = self.copied(at, Some(column), flow)?;
         let same = other.and_then(|other| self.copied(other, Some(column), flow)).is_some_and(|other| other == own);
-        (!same).then_some(own)
+        let indent = |line: &str| line.len() - line.trim_start_matches(' ').len();
+        let ragged = own.lines().skip(1).any(|line| !line.trim().is_empty() && indent(line) < column);
+        (!same || ragged).then_some(own)
     }
 
     fn is_in_brackets(&self, at: &Pointer) -> bool {

@@ -14,8 +14,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-/// Manifests that are the same documents afterwards, not the same bytes: what an anchor names, or two spellings of one
-/// reference, is not told apart; and what stood in lines comes back from brackets in lines of our own.
+/// Manifests that are the same documents afterwards, not the same bytes: an anchor within what moves is lost.
 const SAME_DOCUMENTS: [&str; 1] = ["deployment-anchors-merged.yaml"];
 
 /// What the program wrote.
@@ -137,7 +136,7 @@ fn judge(arguments: &[String]) -> String {
     let output = command.output().expect("Python can be run");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let said = String::from_utf8(output.stdout).expect("it writes UTF-8");
-    let (wrong, judged) = said.trim_end().rsplit_once('\n').unwrap_or(("", said.trim_end()));
+    let (wrong, judged) = said.trim_end().rsplit_once('\n').unwrap_or_else(|| ("", said.trim_end()));
     println!("{judged}");
     assert!(judged.starts_with("judged "), "{said}");
     wrong.to_owned()
@@ -224,6 +223,23 @@ fn variables_and_sources_can_be_named() {
     let written = run(&["inject", "--from", "secret/b"], &brought);
     assert!(written.said.contains("REDIS_URL of app -> 127.0.0.1:6379 -> secret/b, key REDIS_URL"), "{}", written.said);
     assert_eq!(run(&["uninject"], &written.fine()).fine(), brought);
+}
+
+#[test]
+fn the_readmes_example_is_true() {
+    let readme = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md")).expect("it is there");
+    let section = readme.split("## Into a pod").nth(1).expect("there is the section");
+    let golden = files("golden");
+    let said = &golden["deployment-literal.yaml.said"];
+    assert!(section.contains(&format!("```text\n{said}```")), "{said}");
+    let diff = section.split("```diff\n").nth(1).and_then(|rest| rest.split("```").next()).expect("there is a diff");
+    let (before, after) = (&files("corpus")["deployment-literal.yaml"], &golden["deployment-literal.yaml"]);
+    for line in diff.lines().filter(|line| *line != " …") {
+        let (sign, line) = line.split_at(1);
+        let has = |manifest: &str| manifest.lines().any(|other| other == line);
+        // What is added may be like a line that was there.
+        assert_eq!((has(before) || sign == "+", has(after)), (true, sign != "-"), "{line}");
+    }
 }
 
 #[test]

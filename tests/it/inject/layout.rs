@@ -16,8 +16,8 @@ struct Writer {
 /// A part of a manifest.
 enum Part {
     Text(&'static str),
-    List(Vec<Part>),
-    Map(Vec<(&'static str, Part)>),
+    List(Vec<Self>),
+    Map(Vec<(&'static str, Self)>),
 }
 
 use Part::{List, Map, Text};
@@ -48,7 +48,7 @@ impl Writer {
     fn flow(part: &Part) -> String {
         match part {
             Text(text) => format!("\"{text}\""),
-            List(items) => format!("[{}]", items.iter().map(|item| Self::flow(item)).collect::<Vec<_>>().join(", ")),
+            List(items) => format!("[{}]", items.iter().map(Self::flow).collect::<Vec<_>>().join(", ")),
             Map(members) => {
                 let members = members.iter().map(|(name, part)| format!("{name}: {}", Self::flow(part)));
                 format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
@@ -75,7 +75,7 @@ impl Writer {
                     self.out += &format!("{}-{}", " ".repeat(column), " ".repeat(gap));
                     match item {
                         Map(members) if self.random.u8(..6) > 0 => {
-                            self.members(members, column + 1 + gap, true, depth + 1)
+                            self.members(members, column + 1 + gap, true, depth + 1);
                         }
                         Text(_) | List(_) | Map(_) => {
                             let comment = self.comment();

@@ -51,10 +51,10 @@ fn environment(container: &Value, secrets: &BTreeMap<&str, String>) -> BTreeMap<
     variables
 }
 
-/// A port that is free and so is the next, on both loopbacks; out of those that the system gives to nobody by itself.
+/// A port that is free and so is the next, on both loopbacks; out of those that neither the system nor other tests choose.
 fn free_pair() -> u16 {
     let is_free = |port: u16| ["127.0.0.1", "::1"].into_iter().all(|host| TcpListener::bind((host, port)).is_ok());
-    let any = std::iter::repeat_with(|| fastrand::u16(10_000..30_000));
+    let any = std::iter::repeat_with(|| fastrand::u16(10_000..20_000));
     any.take(1000).find(|port| is_free(*port) && is_free(port + 1)).expect("two ports are free")
 }
 
@@ -66,6 +66,7 @@ fn start(pod: &Value, secrets: &BTreeMap<&str, String>) -> Vec<Ended> {
         let mut variables = environment(sidecar, secrets);
         let http = variables["OUTRIGGER_HTTP"].replace("0.0.0.0", "127.0.0.1");
         variables.insert("OUTRIGGER_HTTP".to_owned(), http.clone());
+        variables.insert("OUTRIGGER_LOG".to_owned(), "warn".to_owned());
         let child = Command::new(&binary).env_clear().envs(variables).spawn().expect("it can be run");
         let child = Ended(child);
         for probe in ["startupProbe", "livenessProbe"] {
