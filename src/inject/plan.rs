@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::edit::{Edit, Pointer, Tree};
 use super::options::{DOMAIN, Defaults, Options, of};
-use super::sidecar::{Sidecar, for_each, is_ours};
+use super::sidecar::{Sidecar, for_each, is_ours, settings};
 use super::source::{Change, Container, Found, Kind, brought, named, text};
 use super::workload::{Known, Workload};
 use crate::config::try_flags;
@@ -90,7 +90,8 @@ pub fn inject(
     let containers = workload.containers(document);
     let (moves, mut warnings) = moves(&containers, workload, &options, known)?;
     check_pod(pod, &containers, workload, &options)?;
-    let flags = options.flags.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let settings = settings(&options, pod);
+    let flags = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     try_flags([("upstream", "redis://host")].into_iter().chain(flags))?;
     let sidecars = for_each(moves.iter().map(|found| &found.found), &options, taken(&containers, &moves))?;
     let literal = |found: &&Move<'_>| matches!(found.found.kind, Kind::Literal { has_password: true, .. });

@@ -121,8 +121,7 @@ impl Sidecar {
             own.insert("listen".to_owned(), format!("127.0.0.1:{0},[::1]:{0}", self.port));
         }
         own.insert("http".to_owned(), format!("{}:{}", options.http.0, self.http_port));
-        own.extend(stopping(pod, options.native));
-        own.extend(options.flags.clone());
+        own.extend(settings(options, pod));
         // In the order of the help.
         let given = flags().into_iter().filter_map(|flag| own.remove(&flag.name).map(|value| (flag.variable, value)));
         let given = given.map(|(variable, value)| entry_of(&variable, "value", Tree::Text(value)));
@@ -134,6 +133,13 @@ impl Sidecar {
         let timing = timing.into_iter().map(|(name, value)| (name.to_owned(), Tree::Number(value)));
         Tree::Map([("httpGet".to_owned(), get)].into_iter().chain(timing).collect())
     }
+}
+
+/// The flags that do not depend on which of the sidecars it is.
+pub(super) fn settings(options: &Options, pod: &Value) -> BTreeMap<String, String> {
+    let mut settings = stopping(pod, options.native);
+    settings.extend(options.flags.clone());
+    settings
 }
 
 /// How long it takes to stop, where the defaults do not fit the pod.
