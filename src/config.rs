@@ -6,6 +6,7 @@
 mod degrade;
 mod deny;
 mod http;
+mod inject;
 mod lifecycle;
 mod outage;
 mod shown;
@@ -30,6 +31,7 @@ use url::{Host, Url};
 pub use degrade::{Degrade, DegradeReads, DegradeWrites};
 pub use deny::Deny;
 pub use http::{Healthcheck, Http, HttpAddress, Wait};
+pub use inject::{Flag, Inject, Manifests, flags, try_flags};
 pub use lifecycle::Stopping;
 pub use outage::{BreakerMode, Outage};
 pub use shown::Shown;
@@ -102,6 +104,15 @@ pub enum Command {
     Check(Box<Settings>),
     /// Say of one command where it goes, what it is answered while Redis cannot be asked, and whether it is repeated.
     Explain(Explain),
+    /// Add the sidecar to workloads: manifests in, manifests out.
+    ///
+    /// The variable that holds the URL of Redis moves to the sidecar, and the application gets the sidecar's address. Nothing
+    /// else is changed, comments and order included; what happened to each workload is said on the standard error. If any
+    /// workload must be refused, nothing is written, and the exit code is 1. Annotations outrigger.dev/… on a workload or
+    /// its pod template say what the flags say, and more: see the README.
+    Inject(Box<Inject>),
+    /// Take the sidecar out of workloads again: what `inject` wrote in, what it read out.
+    Uninject(Manifests),
     /// Wait until another Outrigger on this machine has started.
     Wait(Wait),
     /// Ask another Outrigger on this machine whether it is well: for images without a shell.

@@ -122,6 +122,7 @@
 //! | [`config`] | what was typed, and what is meant |
 //! | [`check`] | `outrigger check` |
 //! | [`explain`] | `outrigger explain` |
+//! | [`inject`] | `outrigger inject` and `uninject`: manifests read with their positions, what to change decided on what they say, and carried out on their text |
 //! | [`observe`] | what is shown: the log, metrics, the slow log, the last minutes |
 //! | [`lifecycle`] | how far the process is: components that start, signals, what is read again, the drain |
 //! | [`secret`] | passwords that are replaced while they are in use |
@@ -130,7 +131,7 @@
 //!
 //! Dependencies point one way: `main → app → worker → client → {command, upstream} → {resp, buffer, transport}`, with
 //! `config` above the parts whose settings it fills in. `admin` looks at `client`, `upstream` and `lifecycle`, which do not
-//! know it. `resp` and `command` are leaves. A test holds the source against
+//! know it. `inject` asks `config` which flags there are. `resp` and `command` are leaves. A test holds the source against
 //! this.
 //!
 //! # Threads, tasks, and who owns what
@@ -252,6 +253,7 @@ pub mod client;
 pub mod command;
 pub mod config;
 pub mod explain;
+pub mod inject;
 pub mod lifecycle;
 pub mod observe;
 pub mod resp;

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use outrigger::admin::caller::{self, Question};
 use outrigger::config::{self, Args, Command, Config, Healthcheck};
-use outrigger::{app, check, explain, observe};
+use outrigger::{app, check, explain, inject, observe};
 
 /// Exit code of a usage error, as in BSD's sysexits.
 const USAGE: u8 = 64;
@@ -24,6 +24,8 @@ fn main() -> ExitCode {
             |code| code,
             |denied| explain::run(&question.words, &question.degrade.policy(), denied.as_ref()),
         ),
+        Some(Command::Inject(wanted)) => inject::run(wanted),
+        Some(Command::Uninject(manifests)) => inject::undo(manifests),
         Some(Command::Wait(wait)) => {
             checked(wait.address.peer()).map_or_else(|code| code, |address| caller::wait(address, wait.timeout))
         }

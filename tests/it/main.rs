@@ -28,6 +28,7 @@ mod denied;
 mod differential;
 mod explain;
 mod info;
+mod inject;
 mod leases;
 mod libraries;
 mod lifecycle;

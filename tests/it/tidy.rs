@@ -25,6 +25,7 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("client", Allowed::AllBut(&["admin", "app", "config", "worker"])),
     ("lifecycle", Allowed::Only(&["observe", "secret"])),
     ("secret", Allowed::Only(&[])),
+    ("inject", Allowed::Only(&["config"])),
     ("admin", Allowed::Only(&["buffer", "client", "lifecycle", "observe", "secret", "upstream", "version"])),
 ];
 
@@ -33,6 +34,7 @@ const LIBRARIES: &[(&str, &[&str])] = &[
     ("redis_protocol", &["check", "resp", "upstream"]),
     ("clap", &["config", "main", "observe"]),
     ("hyper", &["admin"]),
+    ("saphyr_parser", &["inject"]),
 ];
 
 /// What the README says of the default where the help names none.
