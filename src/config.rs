@@ -496,9 +496,9 @@ fn target(text: &str) -> Result<Target, Error> {
     };
     let database = match database.as_str() {
         "" => 0,
-        number => {
-            number.parse().map_err(|_| wrong("upstream", format!("`{number}` is not a database number: {URL_FORM}")))?
-        }
+        number => number
+            .parse()
+            .map_err(|_| wrong("upstream", format!("what follows the address is not a database number: {URL_FORM}")))?,
     };
     let username = Some(decode(url.username())).filter(|name| !name.is_empty());
     let password = url.password().map(|password| Secret::fixed(SecretString::from(decode(password))));

@@ -23,6 +23,8 @@ mod undo;
 pub mod workload;
 mod yaml;
 
+use std::cell::RefCell;
+use std::collections::HashSet;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
@@ -72,15 +74,28 @@ pub fn run(wanted: &Inject) -> ExitCode {
     };
     answer(&wanted.manifests, |inputs, told| {
         // What an earlier injection did is undone first, so that the same options give the same bytes.
-        let before = change_all(inputs, &mut Vec::new(), |document, workload, _, _| {
-            undo::uninject(document, workload).map_or_else(|_| Ok(None), |edits| Ok(edits.map(Change::silent)))
+        let (mut undoing, undone) = (Vec::new(), RefCell::new(HashSet::new()));
+        let before = change_all(inputs, &mut undoing, |document, workload, _, _| {
+            let edits = undo::uninject(document, workload).unwrap_or_default();
+            edits.is_some().then(|| undone.borrow_mut().insert(workload.title.clone()));
+            Ok(edits.map(Change::silent))
         })?;
+        if undoing.iter().any(|told| !told.fine) {
+            return Err(undoing);
+        }
         let known = known(&before);
         change_all(&before, told, |document, workload, layout, warnings| {
             if let Err(reason) = undo::uninject(document, workload) {
                 return Err(Not::Possible(reason));
             }
-            let plan = plan::inject(document, workload, &defaults, &known, &|at, other| layout.own_words(at, other))?;
+            let plan = plan::inject(document, workload, &defaults, &known, &|at, other| layout.own_words(at, other));
+            let plan = match plan {
+                Err(Not::Wanted(reason)) if undone.borrow().contains(&workload.title) => {
+                    let said = format!("the sidecar is taken out: {reason}");
+                    return Ok(Some(Change { edits: Vec::new(), said }));
+                }
+                plan => plan?,
+            };
             warnings.extend(plan.warnings);
             Ok(Some(Change { edits: plan.edits, said: format!("injected: {}", plan.said) }))
         })
@@ -230,6 +245,9 @@ fn change(
     let found = read_again.iter().map(yaml::Place::value).map(Result::ok).chain(std::iter::repeat(None));
     for ((expected, (title, linked)), found) in expected.iter().zip(&titles).zip(found) {
         if !found.is_some_and(|found| is_same(&found, expected)) {
+            if title.is_empty() {
+                continue;
+            }
             let reason = if *linked { SHARED } else { UNREADABLE };
             told.push(Told::wrong(format!("{title}: refused: {reason}")));
         }

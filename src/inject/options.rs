@@ -28,7 +28,8 @@ const OWN: [&str; 13] = [
     "http",
 ];
 /// Flags that injection sets itself, and what to name instead.
-const SET: [(&str, &str); 3] = [
+const SET: [(&str, &str); 4] = [
+    ("password-file", "the application's variable would not hold that password"),
     ("upstream", "the variable that is moved says it"),
     ("listen", "choose a port with outrigger.dev/port"),
     ("listen-strict", "the application's variable can name one address only"),

@@ -94,6 +94,11 @@ pub fn inject(
     let flags = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     try_flags([("upstream", "redis://host")].into_iter().chain(flags))?;
     let sidecars = for_each(moves.iter().map(|found| &found.found), &options, taken(&containers, &moves))?;
+    if sidecars.len() > 1 && options.flags.contains_key("upstream-password-file") {
+        return Err(Not::Possible(format!(
+            "it has several upstreams, and {DOMAIN}upstream-password-file would be the password of all: keep each in its URL"
+        )));
+    }
     let literal = |found: &&Move<'_>| matches!(found.found.kind, Kind::Literal { has_password: true, .. });
     warnings.extend(moves.iter().find(literal).map(|found| {
         format!("the password in {} is written out in the manifest: better keep it in a Secret", found.found.variable)
@@ -132,13 +137,14 @@ fn check_pod(pod: &Value, containers: &[Container<'_>], workload: &Workload, opt
             "it uses the node's network, where ports are shared with other pods: choose two with {DOMAIN}port and {DOMAIN}http"
         ));
     }
+    let ends = |policy: &str| matches!(policy, "Never" | "OnFailure");
     if !options.native
-        && matches!(workload.kind.as_str(), "Job" | "CronJob")
+        && (matches!(workload.kind.as_str(), "Job" | "CronJob") || ends(text(pod, "restartPolicy")))
         && options.flags.get("quitquitquit").is_none_or(|value| value != "true")
     {
         return Err(format!(
             "with a classic sidecar it would never complete: use a native one, or say {DOMAIN}quitquitquit: \"true\" and have \
-             the job end it by POST /quitquitquit"
+             what runs end it by POST /quitquitquit, also where it fails"
         ));
     }
     let volumes = pod.get("volumes").and_then(Value::as_array).into_iter().flatten();
@@ -158,7 +164,7 @@ fn moves<'pod>(
     options: &Options,
     known: &[Known],
 ) -> Result<(Vec<Move<'pod>>, Vec<String>), Not> {
-    let (mut moves, mut warnings): (Vec<Move<'pod>>, _) = (Vec::new(), Vec::new());
+    let (mut moves, mut warnings, mut left): (Vec<Move<'pod>>, _, _) = (Vec::new(), Vec::new(), None);
     for variable in &options.variables {
         let mut has_any = false;
         let mut without = Vec::new();
@@ -187,16 +193,31 @@ fn moves<'pod>(
             }
         }
         let (brought, unsure) = from_elsewhere(&without, variable, has_any, workload, options, known)?;
-        warnings.extend(unsure);
+        match unsure {
+            Some(Unsure::Taken(warning)) => warnings.push(warning),
+            Some(Unsure::Left(source)) => left = Some(source),
+            None => {}
+        }
         if brought.is_empty() && !has_any && options.insists {
             return Err(Not::Possible(format!("no container has {variable}")));
         }
         moves.extend(brought);
     }
+    let hint = left.map(|source| format!("{source} may bring it by envFrom: if so, say {DOMAIN}from or --from"));
     if moves.is_empty() {
-        return Err(Not::Wanted(format!("no container has {}", options.variables.join(" or "))));
+        let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+        return Err(Not::Wanted(format!("no container has {}{hint}", options.variables.join(" or "))));
     }
+    warnings.extend(hint.map(|hint| format!("another container is left as it is, though {hint}")));
     Ok((moves, warnings))
+}
+
+/// Where it is not known whether a source of `envFrom` brings a variable.
+enum Unsure {
+    /// It is taken to do so: a warning.
+    Taken(String),
+    /// This one is left alone.
+    Left(String),
 }
 
 /// The variable of containers that have it by `envFrom` only, which may not say what it brings.
@@ -207,8 +228,8 @@ fn from_elsewhere<'pod>(
     workload: &Workload,
     options: &Options,
     known: &[Known],
-) -> Result<(Vec<Move<'pod>>, Option<String>), String> {
-    let mut candidates = Vec::new();
+) -> Result<(Vec<Move<'pod>>, Option<Unsure>), String> {
+    let (mut candidates, mut left) = (Vec::new(), None);
     for container in containers {
         let declared = super::source::entries(container.value).iter().any(|entry| text(entry, "name") == variable);
         // Its own `env` has it, empty, which is stronger.
@@ -225,10 +246,12 @@ fn from_elsewhere<'pod>(
         // The last source is the strongest.
         match brought.pop() {
             Some(last) if surely(&last.source, &last.key) => candidates.push((*container, last, true)),
-            Some(last) if !has_any => {
+            // To guess wrongly would keep the pod from starting.
+            Some(last) if !has_any && options.insists => {
                 candidates.extend(brought.into_iter().chain([last]).map(|brought| (*container, brought, false)));
             }
-            Some(_) | None => {}
+            Some(last) => left = Some(Unsure::Left(last.source)),
+            None => {}
         }
     }
     let mut sources: Vec<_> = candidates.iter().map(|(_, brought, _)| brought.source.as_str()).collect();
@@ -241,12 +264,13 @@ fn from_elsewhere<'pod>(
         ));
     }
     let unsure = candidates.iter().find(|(.., sure)| !sure).map(|(_, brought, _)| {
-        format!("{variable} is taken to be in {}, key {}: no pod starts without", brought.source, brought.key)
+        let (source, key) = (&brought.source, &brought.key);
+        Unsure::Taken(format!("{variable} is taken to be in {source}, key {key}: no pod starts without"))
     });
     let moved = candidates.iter().map(|(container, brought, _)| {
         brought.found(variable).map(|found| Move { container: (*container).clone(), found })
     });
-    Ok((moved.collect::<Result<_, _>>()?, unsure))
+    Ok((moved.collect::<Result<_, _>>()?, unsure.or(left)))
 }
 
 /// Ports that containers declare, or where a URL says that one listens.

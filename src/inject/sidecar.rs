@@ -148,12 +148,15 @@ fn stopping(pod: &Value, native: bool) -> BTreeMap<String, String> {
     let grace = pod.get("terminationGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(USUAL_GRACE).max(2);
     // A sixth of the time is left, as of the usual 30 s.
     let most = grace - (grace / 6).max(1);
-    if grace < USUAL_GRACE {
+    if grace < USUAL_GRACE || (!native && grace > USUAL_GRACE) {
         flags.insert("max-sigterm-delay".to_owned(), format!("{most}s"));
     }
     if !native {
-        // The application hears of the end at the same time, and has things to finish.
-        flags.insert("min-sigterm-delay".to_owned(), format!("{}s", (most / 2).min(5)));
+        // The application hears of the end at the same time, or later if it sleeps first, and has things to finish.
+        let containers = pod.get("containers").and_then(Value::as_array).into_iter().flatten();
+        let sleep = containers.filter_map(|container| container.pointer("/lifecycle/preStop/sleep/seconds")?.as_i64());
+        let least = sleep.max().unwrap_or_default().clamp(0, most) + 5;
+        flags.insert("min-sigterm-delay".to_owned(), format!("{}s", (most / 2).min(least)));
     }
     flags
 }

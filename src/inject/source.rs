@@ -6,6 +6,8 @@ use super::edit::{Edit, Pointer, Tree};
 use super::options::Options;
 use crate::config::try_flags;
 
+/// How the application's URL begins once it is moved.
+pub(super) const LOCAL: &str = "redis://127.0.0.1:";
 /// The sidecar's variable for the URL.
 pub(super) const UPSTREAM: &str = "OUTRIGGER_UPSTREAM";
 
@@ -62,7 +64,7 @@ pub(super) enum Change {
 impl Found {
     /// The change that makes the variable name a port of this pod.
     pub(super) fn change(&self, port: u16, database: Option<u32>) -> Change {
-        let local = format!("redis://127.0.0.1:{port}");
+        let local = format!("{LOCAL}{port}");
         let path = database.map(|number| format!("/{number}")).unwrap_or_default();
         match &self.kind {
             Kind::Literal { at, url, rest, .. } => {
@@ -91,7 +93,7 @@ pub(super) fn named(container: &Container<'_>, variable: &str, options: &Options
     let value = text(entry, "value");
     if let Some(other) = refers_to(value) {
         if !entries.iter().take(index).any(|entry| text(entry, "name") == other) {
-            return Err(format!("{variable} is `{value}`, and {other} is not in `env` before it"));
+            return Err(format!("{variable} refers to {other}, which is not in `env` before it: name it there"));
         }
         return named_before(container, variable, other, options);
     }

@@ -6,7 +6,7 @@ use super::edit::{Edit, Pointer, Tree};
 use super::options::{DOMAIN, MARKS};
 use super::plan::Record;
 use super::sidecar::is_ours;
-use super::source::{Container, UPSTREAM, entries, text};
+use super::source::{Container, LOCAL, UPSTREAM, entries, text};
 use super::workload::Workload;
 
 /// What undoes the injection of a workload; nothing if it is not injected.
@@ -72,7 +72,11 @@ fn of_variables(containers: &[Container<'_>], record: &Record) -> Result<Vec<Edi
     for (name, variables) in &record.added {
         let container = find(name)?;
         let has = entries(container.value);
-        let is_added = |entry: &Value| variables.iter().any(|variable| text(entry, "name") == variable.as_str());
+        // What somebody has changed since is theirs.
+        let is_added = |entry: &Value| {
+            variables.iter().any(|variable| text(entry, "name") == variable.as_str())
+                && text(entry, "value").starts_with(LOCAL)
+        };
         let env = container.at.member("env");
         if record.created.contains(&format!("env/{name}")) && has.iter().all(|entry| is_added(entry)) {
             edits.push(Edit::Remove { at: env });
@@ -102,7 +106,7 @@ fn moved_back(
     let value =
         |of: &Container<'_>, index: usize| entries(of.value).get(index).map(|entry| text(entry, "value").to_owned());
     let now = value(container, index).unwrap_or_default();
-    let Some(rest) = now.strip_prefix("redis://127.0.0.1:") else { return Ok(None) };
+    let Some(rest) = now.strip_prefix(LOCAL) else { return Ok(None) };
     let rest = rest.trim_start_matches(|digit: char| digit.is_ascii_digit());
     Ok(Some(match value(sidecar, upstream).filter(|url| !url.is_empty()) {
         Some(url) => Edit::Rewrite { at, was: now.clone(), is: format!("{url}{rest}") },

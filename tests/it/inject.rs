@@ -183,6 +183,12 @@ fn no_password_is_said() {
     assert!(written.said.contains("warning: the password in REDIS_URL is written out"), "{}", written.said);
     assert!(!written.said.contains("hidden"), "{}", written.said);
     assert_eq!(written.manifest.matches("hidden").count(), 1, "{}", written.manifest);
+    for url in
+        ["redis://app:12/hidden@redis/0", "redis://app:hidden", "$(BASE)/0?password=hidden", "rediss://:hidden@h"]
+    {
+        let written = run(&["inject"], &POD.replace("redis://app:hidden@redis:6379/0", url));
+        assert_eq!((written.code, written.said.contains("hidden")), (Some(1), false), "{}", written.said);
+    }
 }
 
 #[test]
@@ -199,7 +205,8 @@ fn other_options_take_the_place_of_the_first() {
     assert_eq!(run(&["uninject"], &classic).fine(), POD);
     let declined = native.replace("\"annotations\": {", "\"annotations\": {outrigger.dev/inject: \"false\", ");
     let written = run(&["inject"], &declined);
-    assert!(written.said.contains("left alone: outrigger.dev/inject is \"false\""), "{}", written.said);
+    let expected = "Pod/p: the sidecar is taken out: outrigger.dev/inject is \"false\"";
+    assert!(written.said.contains(expected), "{}", written.said);
     assert!(!written.fine().contains("name: outrigger"), "who declines has no sidecar any more");
 }
 
@@ -219,7 +226,12 @@ fn variables_and_sources_can_be_named() {
         "env:\n    - {name: REDIS_URL, value: \"redis://app:hidden@redis:6379/0\"}",
         "envFrom: [{configMapRef: {name: a}}, {secretRef: {name: b}}]",
     );
-    assert_eq!(run(&["inject"], &brought).code, Some(1));
+    let written = run(&["inject"], &brought);
+    let expected = "left alone: no container has REDIS_URL; secret/b may bring it by envFrom";
+    assert!(written.said.contains(expected), "{}", written.said);
+    assert_eq!(written.fine(), brought, "to guess wrongly would keep it from starting");
+    let insists = brought.replace("{name: p}", "{name: p, annotations: {outrigger.dev/inject: \"true\"}}");
+    assert_eq!(run(&["inject"], &insists).code, Some(1), "of two it cannot be told");
     let written = run(&["inject", "--from", "secret/b"], &brought);
     assert!(written.said.contains("REDIS_URL of app -> 127.0.0.1:6379 -> secret/b, key REDIS_URL"), "{}", written.said);
     assert_eq!(run(&["uninject"], &written.fine()).fine(), brought);
@@ -267,6 +279,16 @@ fn what_was_changed_since_is_left_or_refused() {
     assert_eq!(
         run(&["uninject"], &moved).fine(),
         POD.replace("redis://app:hidden@redis:6379/0", "redis://elsewhere/0")
+    );
+    let brought = POD.replace(
+        "env:\n    - {name: REDIS_URL, value: \"redis://app:hidden@redis:6379/0\"}",
+        "envFrom: [{secretRef: {name: a}}]",
+    );
+    let injected_too = run(&["inject", "--from", "secret/a"], &brought).fine();
+    let changed = injected_too.replace("redis://127.0.0.1:6379", "redis://elsewhere");
+    assert!(
+        run(&["uninject"], &changed).fine().contains("redis://elsewhere"),
+        "what somebody has changed since is theirs"
     );
     let renamed = injected.replace("name: app\n", "name: application\n");
     let written = run(&["uninject"], &renamed);
