@@ -35,6 +35,11 @@ const SET: [(&str, &str); 4] = [
     ("listen-strict", "the application's variable can name one address only"),
 ];
 
+/// What a sidecar asks for unless it is told otherwise.
+const CPU: &str = "50m";
+/// The same of memory.
+const MEMORY: &str = "32Mi";
+
 /// What was typed, for all workloads.
 #[derive(Debug, Clone)]
 pub struct Defaults {
@@ -90,8 +95,8 @@ pub(super) fn of(defaults: &Defaults, annotations: [&Value; 2]) -> Result<Option
         http: ("0.0.0.0".to_owned(), None),
         mounts: Vec::new(),
         resources: BTreeMap::from([
-            ("requests.cpu", "50m".to_owned()),
-            ("requests.memory", "32Mi".to_owned()),
+            ("requests.cpu", CPU.to_owned()),
+            ("requests.memory", MEMORY.to_owned()),
             ("limits.memory", "128Mi".to_owned()),
         ]),
         flags: BTreeMap::new(),
@@ -104,6 +109,7 @@ pub(super) fn of(defaults: &Defaults, annotations: [&Value; 2]) -> Result<Option
     for (name, value) in asked {
         options.take(&name, &value)?;
     }
+    options.fit_requests()?;
     if let Some(from) = &options.from
         && !from.split_once('/').is_some_and(|(kind, name)| matches!(kind, "secret" | "configmap") && !name.is_empty())
     {
@@ -164,21 +170,53 @@ impl Options {
         Ok(())
     }
 
+    /// A request beyond its limit would be refused by the cluster: one that nobody asked for follows the limit.
+    fn fit_requests(&mut self) -> Result<(), String> {
+        for (request, limit, usual) in
+            [("requests.cpu", "limits.cpu", CPU), ("requests.memory", "limits.memory", MEMORY)]
+        {
+            let [wanted, most] = [request, limit].map(|name| self.resources.get(name).map_or("", String::as_str));
+            if amount(wanted).zip(amount(most)).is_none_or(|(wanted, most)| wanted <= most) {
+                continue;
+            }
+            if wanted != usual {
+                return Err(format!(
+                    "{DOMAIN}{request}: `{wanted}` is more than {DOMAIN}{limit}, which is `{most}`: raise that"
+                ));
+            }
+            self.resources.remove(request);
+        }
+        Ok(())
+    }
+
     /// A quantity of CPU or memory, or `none`.
     fn take_resource(&mut self, name: &'static str, value: &str) -> Result<(), String> {
-        let digits = value.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-        let unit = value.get(digits.len()..).unwrap_or_default();
         if value == "none" {
             self.resources.remove(name);
-        } else if digits.parse::<f64>().is_ok_and(|number| number > 0.0)
-            && matches!(unit, "" | "m" | "k" | "M" | "G" | "Ki" | "Mi" | "Gi")
-        {
+        } else if amount(value).is_some_and(|amount| amount > 0.0) {
             self.resources.insert(name, value.to_owned());
         } else {
             return Err(wrong(name, value, "is no quantity, such as 50m or 128Mi, nor none"));
         }
         Ok(())
     }
+}
+
+/// A quantity as Kubernetes writes it: cores, or bytes.
+fn amount(value: &str) -> Option<f64> {
+    let digits = value.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match value.get(digits.len()..)? {
+        "" => 1.0,
+        "m" => 1e-3,
+        "k" => 1e3,
+        "M" => 1e6,
+        "G" => 1e9,
+        "Ki" => 1024.0,
+        "Mi" => 1024.0 * 1024.0,
+        "Gi" => 1024.0 * 1024.0 * 1024.0,
+        _ => return None,
+    };
+    Some(digits.parse::<f64>().ok()? * unit)
 }
 
 fn port(name: &str, value: &str) -> Result<u16, String> {
@@ -276,6 +314,18 @@ mod tests {
         ] {
             assert!(refused(name, value).contains(value), "{name}");
         }
+    }
+
+    #[test]
+    fn requests_stay_within_limits() {
+        let of = |name: &str, value: &str| {
+            let annotation = json!({format!("{DOMAIN}{name}"): value});
+            let options = read(&annotation, &Value::Null).expect("it is right").expect("it asks for it");
+            options.resources.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(of("limits.cpu", "20m"), "limits.cpu=20m limits.memory=128Mi requests.memory=32Mi");
+        assert_eq!(of("limits.memory", "none"), "requests.cpu=50m requests.memory=32Mi");
+        assert!(refused("requests.memory", "256Mi").contains("outrigger.dev/limits.memory, which is `128Mi`"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! the workload as JSON.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -153,6 +154,13 @@ fn check_pod(pod: &Value, containers: &[Container<'_>], workload: &Workload, opt
     let missing = options.mounts.iter().find(|(volume, _)| !named.contains(&volume.as_str()));
     if let Some((volume, _)) = missing.filter(|_| workload.kind != "StatefulSet") {
         return Err(format!("{DOMAIN}volume-mounts: the pod has no volume `{volume}`"));
+    }
+    let is_mounted = |file: &str| options.mounts.iter().any(|(_, path)| Path::new(file).starts_with(path));
+    let files = options.flags.iter().filter(|(flag, _)| flag.ends_with("-file"));
+    if let Some((flag, file)) = files.into_iter().find(|(_, file)| !is_mounted(file)) {
+        return Err(format!(
+            "{DOMAIN}{flag}: the sidecar sees no volume at `{file}`: mount one by {DOMAIN}volume-mounts"
+        ));
     }
     Ok(())
 }

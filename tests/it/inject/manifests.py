@@ -24,11 +24,36 @@ def documents(path):
     return [item for document in found for item in (document["items"] if document.get("kind") == "List" else [document])]
 
 
-def pod_of(document):
-    spec = document["spec"]
-    for member in ("jobTemplate", "spec", "template", "spec"):
-        spec = spec.get(member, spec) if document["kind"] != "Pod" else spec
-    return spec
+def template_of(document):
+    """Where a workload describes its pods."""
+    template = document
+    while document["kind"] != "Pod" and "containers" not in template["spec"]:
+        template = template["spec"].get("jobTemplate") or template["spec"]["template"]
+    return template
+
+
+def quantity(text):
+    """A quantity of CPU or memory, as a number."""
+    units = {"m": 0.001, "k": 1e3, "M": 1e6, "G": 1e9, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}
+    digits = text.rstrip("".join(units))
+    return float(digits) * units.get(text[len(digits) :], 1)
+
+
+def unusable(container, volumes):
+    """What would keep this sidecar from starting."""
+    resources = container.get("resources", {})
+    limits = resources.get("limits", {})
+    for name, wanted in resources.get("requests", {}).items():
+        if name in limits and quantity(wanted) > quantity(limits[name]):
+            yield f"asks for more {name} than its limit"
+    mounts = container.get("volumeMounts", [])
+    for mount in mounts:
+        if mount["name"] not in volumes:
+            yield f"there is no volume {mount['name']}"
+    for variable in container.get("env", []):
+        path = variable.get("value", "")
+        if variable["name"].endswith("_FILE") and not any(path.startswith(mount["mountPath"] + "/") for mount in mounts):
+            yield f"{variable['name']} is on no mount: {path}"
 
 
 def restricted(container):
@@ -74,10 +99,16 @@ def main(arguments):
                 wrong.extend(f"{path}: Kubernetes {version}: {fault}" for fault in faults(document, version))
             if document["kind"] in ("ConfigMap", "Secret", "Service", "Namespace") or not document["apiVersion"].split("/")[0] in ("v1", "apps", "batch"):
                 continue
-            pod = pod_of(document)
+            template = template_of(document)
+            pod = template["spec"]
+            volumes = [one["name"] for one in pod.get("volumes", [])]
+            volumes += [claim["metadata"]["name"] for claim in document["spec"].get("volumeClaimTemplates", [])]
             names = [c["name"] for c in pod["containers"] + (pod.get("initContainers") or [])]
             if len(names) != len(set(names)):
                 wrong.append(f"{path}: two containers have one name: {names}")
+            marked = "outrigger.dev/status" in (template.get("metadata", {}).get("annotations") or {})
+            if marked != any(name.startswith("outrigger") for name in names):
+                wrong.append(f"{path}: it is marked as injected and has no sidecar, or the other way round")
             ports = {}
             for container in pod["containers"] + (pod.get("initContainers") or []):
                 for port in container.get("ports", []):
@@ -86,6 +117,7 @@ def main(arguments):
                 if container["name"].startswith("outrigger"):
                     sidecars += 1
                     wrong.extend(f"{path}: {container['name']} is not restricted: {rule}" for rule in restricted(container))
+                    wrong.extend(f"{path}: {container['name']}: {fault}" for fault in unusable(container, volumes))
     print("\n".join(wrong + [f"judged {judged} documents with {sidecars} sidecars against {', '.join(versions)}"]))
 
 
