@@ -364,6 +364,13 @@ fn find(sessions: &mut Slab<Box<Session>>, key: ClientKey) -> Option<&mut Sessio
     sessions.get_mut(key.slot as usize).filter(|session| session.key == key).map(Box::as_mut)
 }
 
+/// Counts a request whose reply nobody waits for any more. Its beginning may be gone, so that it is not looked into.
+pub(super) fn count_dropped(entry: InFlight, env: &Env) {
+    env.cells.tombstones.add(1);
+    let outcome = if entry.traits.is_queued() { Outcome::Local } else { Outcome::Ok };
+    env.cells.settled(entry.tag(), outcome, env.clock);
+}
+
 /// Counts a request by its reply, as far as that is at hand. What is queued in a transaction is only noted by the server.
 pub(super) fn count_reply(entry: InFlight, reply: &[u8], env: &Env) {
     match entry.traits.is_queued() {
@@ -389,8 +396,7 @@ impl Replies for Clients {
         let Some(session) = find(&mut self.sessions, entry.client) else {
             // A client that left has a tombstone here: its reply is dropped.
             if complete {
-                self.env.cells.tombstones.add(1);
-                self.env.cells.settled(entry.tag(), Outcome::Ok, self.env.clock);
+                count_dropped(entry, &self.env);
             }
             return;
         };

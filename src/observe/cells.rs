@@ -1,8 +1,8 @@
 //! What one worker counts on the path of every request.
 //!
 //! Each cell has one writer, its worker, so that counting is a load, an addition and a store, without a lock (but for the
-//! names of clients that Redis has not answered) and without an atomic instruction. Whoever reads (a scrape, ten times a second at most) sees each cell as it was a moment ago, and no
-//! two of them at the same moment.
+//! names of clients that Redis has not answered) and without an atomic instruction. Whoever reads (a scrape, ten times a
+//! second at most) sees each cell as it was a moment ago, and no two of them at the same moment.
 //!
 //! Times are in microseconds since the process began; durations are put into buckets as they are counted.
 
@@ -385,7 +385,8 @@ static PROFILES: std::sync::LazyLock<Vec<Profile>> = std::sync::LazyLock::new(||
 /// The counts of one worker.
 #[derive(Debug)]
 pub struct Cells {
-    /// Nobody will read them, so nothing is counted but the answers given without Redis, which the log tells of.
+    /// Nobody will read them, so nothing is counted with every request but the answers given without Redis, of which the log
+    /// tells.
     off: bool,
     origin: Instant,
     /// Requests that take so many microseconds or more are slow.

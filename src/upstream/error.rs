@@ -8,7 +8,7 @@ use std::fmt;
 use std::io;
 
 use super::supervisor::DialFailure;
-use crate::observe::cells::Given;
+use crate::observe::cells::{self, Given};
 
 /// Why an upstream connection could not be made, was given up, or is not to be had.
 #[derive(Debug, Clone)]
@@ -185,7 +185,7 @@ impl Failure {
     }
 
     /// The same for the count of a request whose client does not hear of it any more.
-    pub(crate) fn for_metrics(self) -> crate::observe::cells::Outcome {
+    pub(crate) fn for_metrics(self) -> cells::Outcome {
         self.given().outcome()
     }
 

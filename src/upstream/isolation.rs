@@ -1,8 +1,8 @@
 //! What a drill takes from those who would not notice it: clients that have a connection for themselves, and subscribers.
 //!
 //! They lose it as in an outage, but nothing else with it: what is in flight is answered first, and whoever blocks is
-//! released by CLIENT UNBLOCK, so that no element is popped for somebody who does not get it. Only who is not released
-//! within a second is cut off: where the lanes have no connection to say so over.
+//! released by CLIENT UNBLOCK, so that no element is popped for somebody who does not get it. What is
+//! not answered within a second is cut off, and its client told what is true of it.
 
 use super::Upstream;
 use super::connection::Replies;

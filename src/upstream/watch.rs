@@ -415,7 +415,8 @@ impl Upstream {
         lanes.for_each(|(_, entry)| entry.connection.set_window(window));
     }
 
-    /// Keeps connections at rest alive, asks those of an open breaker whether Redis serves again, retires what is not needed.
+    /// Keeps connections at rest alive, asks those of an open breaker whether Redis serves again, retires what is not needed;
+    /// nothing while the operator keeps us apart.
     pub(super) fn tend(&mut self) {
         if self.view.state == State::Isolated {
             return;

@@ -109,7 +109,7 @@ impl Session {
                 Poll::Ready(Err(_)) => {
                     let _ = self.broken();
                 }
-                // When these came is not noted: that is known of what waits before them.
+                // When these came is not noted, since that is kept of what waits before them: theirs counts from then.
                 Poll::Ready(Ok(count)) => turn.env.cells.received.add(count as u64),
             }
         }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::hold::Heard;
 use super::{BULK_ITEM, Departure, Phase, Session};
 use crate::buffer::MAX_SLICES;
-use crate::client::clients::{Env, count_reply};
+use crate::client::clients::{Env, count_dropped, count_reply};
 use crate::client::section;
 use crate::client::unserved::{self, Asked};
 use crate::command::keys::{self, asks_to_block};
@@ -49,7 +49,7 @@ impl Session {
         let traits = entry.traits;
         if self.phase == Phase::Dead {
             if complete {
-                env.cells.settled(entry.tag(), Outcome::Ok, env.clock);
+                count_dropped(entry, env);
             }
             return;
         }
