@@ -17,8 +17,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::admin;
 use crate::buffer::Memory;
+use crate::client::Census;
 use crate::client::listener::{self, Listener, Reception};
-use crate::client::{Census, ListenAddress};
 use crate::config::Config;
 use crate::lifecycle::drain::drain;
 use crate::lifecycle::graph::{Component, Graph};
@@ -287,8 +287,8 @@ impl Process {
 
     fn bind(&self) -> Result<(), String> {
         let clients = &self.config.clients;
-        let usual = bind_all(&clients.listen, "--listen (OUTRIGGER_LISTEN)")?;
-        let strict = bind_all(&clients.listen_strict, "--listen-strict (OUTRIGGER_LISTEN_STRICT)")?;
+        let usual = listener::bind_all(&clients.listen, "--listen (OUTRIGGER_LISTEN)")?;
+        let strict = listener::bind_all(&clients.listen_strict, "--listen-strict (OUTRIGGER_LISTEN_STRICT)")?;
         let all = usual.into_iter().map(|listener| (listener, false));
         *locked(&self.listeners) = all.chain(strict.into_iter().map(|listener| (listener, true))).collect();
         Ok(())
@@ -380,27 +380,6 @@ impl Process {
             tracing::warn!(clients = found, cut_off, seconds, "drained, but for those who did not come to rest");
         }
     }
-}
-
-/// Binds all addresses. Where the machine has no IPv6, the loopback address of it is left out, as long as another is left.
-fn bind_all(addresses: &[ListenAddress], setting: &str) -> Result<Vec<Listener>, String> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        match listener::bind(address) {
-            Ok(listener) => listeners.push(listener),
-            Err(error) if addresses.len() > 1 && address.is_ipv6() && address.is_local() && lacks_ipv6(&error) => {
-                tracing::warn!(%address, "not listening there: this machine has no IPv6");
-            }
-            Err(error) => {
-                return Err(format!("cannot listen on `{address}`: {error}; choose another address with {setting}"));
-            }
-        }
-    }
-    Ok(listeners)
-}
-
-fn lacks_ipv6(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

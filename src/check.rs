@@ -5,6 +5,9 @@ use std::process::ExitCode;
 use redis_protocol::resp3::types::OwnedFrame;
 use tokio::runtime::Builder;
 
+use crate::admin;
+use crate::client::ListenAddress;
+use crate::client::listener::bind_all;
 use crate::config::Config;
 use crate::secret;
 use crate::upstream::connect::{Wire, open};
@@ -42,6 +45,7 @@ async fn report(config: &Config) -> ExitCode {
     }
     let (workers, pool) = (config.workers, config.upstream.pool_size);
     println!("ok    configuration: workers {workers}, pool of {pool} upstream connections");
+    taken_addresses(config).iter().for_each(|finding| println!("{finding}"));
     match examine(config).await {
         Ok(findings) => {
             findings.iter().for_each(|finding| println!("{finding}"));
@@ -52,6 +56,21 @@ async fn report(config: &Config) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Addresses that could not be listened on. Sockets with a path are left alone: to try one is to replace it.
+fn taken_addresses(config: &Config) -> Vec<String> {
+    let clients = &config.clients;
+    let tcp = |addresses: &[ListenAddress]| -> Vec<_> {
+        addresses.iter().filter(|address| matches!(address, ListenAddress::Tcp(_))).cloned().collect()
+    };
+    let listen = [
+        bind_all(&tcp(&clients.listen), "--listen (OUTRIGGER_LISTEN)").err(),
+        bind_all(&tcp(&clients.listen_strict), "--listen-strict (OUTRIGGER_LISTEN_STRICT)").err(),
+    ];
+    let http = config.http.as_ref().and_then(|config| admin::bind(config).err()).map(|error| error.to_string());
+    let problems = listen.into_iter().flatten().chain(http);
+    problems.map(|problem| format!("WARN  {problem} (unless it is this very proxy that runs there)")).collect()
 }
 
 async fn examine(config: &Config) -> Result<Vec<String>, Error> {
@@ -93,9 +112,18 @@ fn examine_info(info: &str, address: &str, findings: &mut Vec<String>) {
 }
 
 async fn examine_settings(wire: &mut Wire, pool_size: usize, findings: &mut Vec<String>) -> Result<(), Error> {
-    let idle = setting(wire, "timeout").await?;
+    let idle = match setting(wire, "timeout").await? {
+        Ok(idle) => idle,
+        Err(refusal) => {
+            findings.push(format!(
+                "WARN  the server refuses CONFIG GET, so it is not known whether it closes idle connections (`timeout`), nor \
+                 how many clients it takes (`maxclients`): `{refusal}`"
+            ));
+            return Ok(());
+        }
+    };
     findings.extend(idle.filter(|seconds| *seconds > 0).map(of_timeout));
-    if let Some(clients) = setting(wire, "maxclients").await? {
+    if let Some(clients) = setting(wire, "maxclients").await?.unwrap_or_default() {
         let sidecars = clients / pool_size.max(1) as u64;
         findings.push(format!(
             "ok    the server takes {clients} clients (`maxclients`): {sidecars} sidecars with this pool"
@@ -115,22 +143,30 @@ fn of_timeout(seconds: u64) -> String {
     format!("WARN  the server closes connections idle for {seconds} s (`timeout`): {hurts}")
 }
 
-/// A number out of CONFIG GET; none where the command is not allowed, as with managed servers.
-async fn setting(wire: &mut Wire, name: &str) -> Result<Option<u64>, Error> {
-    let reply = wire.ask(&[b"CONFIG", b"GET", name.as_bytes()]).await?;
-    let OwnedFrame::Map { data, .. } = &reply else { return Ok(None) };
-    Ok(data.values().next().and_then(|value| text(value).parse().ok()))
+/// A number out of CONFIG GET, if it is one; or why the command is not allowed, as with managed servers.
+async fn setting(wire: &mut Wire, name: &str) -> Result<Result<Option<u64>, String>, Error> {
+    Ok(match wire.ask(&[b"CONFIG", b"GET", name.as_bytes()]).await? {
+        OwnedFrame::SimpleError { data, .. } => Err(data.to_string()),
+        OwnedFrame::Map { data, .. } => Ok(data.values().next().and_then(|value| text(value).parse().ok())),
+        _ => Ok(None),
+    })
 }
 
 /// Commands that the proxy itself needs, and that an ACL may deny.
 async fn examine_rights(wire: &mut Wire, findings: &mut Vec<String>) -> Result<(), Error> {
-    let needed: [(&str, &[&[u8]]); 2] =
-        [("CLIENT INFO", &[b"CLIENT", b"INFO"]), ("CLIENT KILL", &[b"CLIENT", b"KILL", b"ID", NOBODY])];
-    for (name, words) in needed {
+    let late = "a write whose time ran out may still run later, after a newer one";
+    let needed: [(&str, &[&[u8]], &str); 3] = [
+        ("CLIENT INFO", &[b"CLIENT", b"INFO"], late),
+        ("CLIENT KILL", &[b"CLIENT", b"KILL", b"ID", NOBODY], late),
+        (
+            "CLIENT UNBLOCK",
+            &[b"CLIENT", b"UNBLOCK", NOBODY],
+            "clients that block cannot take turns on few connections, and one that leaves may take an element with it",
+        ),
+    ];
+    for (name, words, consequence) in needed {
         if let OwnedFrame::SimpleError { data, .. } = wire.ask(words).await? {
-            findings.push(format!(
-                "WARN  the server refuses {name}, so a write whose time ran out may still run later, after a newer one: `{data}`"
-            ));
+            findings.push(format!("WARN  the server refuses {name}, so {consequence}: `{data}`"));
         }
     }
     if let Some(refusal) = wire.refusal_of_blocks().await? {

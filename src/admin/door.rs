@@ -99,7 +99,10 @@ async fn serve(stream: TcpStream, is_near: bool, site: Arc<Site>, place: Place) 
             biased;
             ended = &mut connection => {
                 // What a stranger sends is its own affair.
-                ended.unwrap_or_else(|error| tracing::debug!(%error, "an HTTP connection failed"));
+                if let Err(error) = ended {
+                    site.refused_unread(&error);
+                    tracing::debug!(%error, "an HTTP connection failed");
+                }
                 return;
             }
             () = place.wanted.notified() => {

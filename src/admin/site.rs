@@ -11,7 +11,8 @@ use std::time::{Duration, SystemTime};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Bytes};
 use hyper::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue, ORIGIN,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, FORWARDED as FORWARDED_BY, HOST, HeaderName,
+    HeaderValue, ORIGIN, VIA,
 };
 use hyper::header::{CONTENT_SECURITY_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
 use hyper::{Method, Request, Response, StatusCode};
@@ -205,6 +206,18 @@ impl Site {
         answer
     }
 
+    /// Counts what was refused before it was a request: its head is none, or too long.
+    pub(super) fn refused_unread(&self, error: &hyper::Error) {
+        let code = if error.is_parse_too_large() {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        } else {
+            StatusCode::BAD_REQUEST
+        };
+        if error.is_parse() {
+            self.tally.answered("other", code.as_u16());
+        }
+    }
+
     async fn answer_head(&self, is_near: bool, path: Option<Path>, request: &Request<()>) -> Answer {
         let caller = self.caller(is_near, request);
         let Some(path) = path.filter(|path| self.is_there(*path, caller)) else {
@@ -347,7 +360,11 @@ impl Site {
 
 const BEARER: &[u8] = b"Bearer ";
 
-/// True for what a browser sends on behalf of a page that is not ours, or to a name that is made to mean this machine.
+/// Added by what hands requests on for others.
+const FORWARDED: [HeaderName; 3] = [FORWARDED_BY, HeaderName::from_static("x-forwarded-for"), VIA];
+
+/// True for what a browser sends on behalf of a page that is not ours, or to a name that is made to mean this machine; and for
+/// what something here hands on for somebody elsewhere.
 fn is_led_astray(request: &Request<()>) -> bool {
     let headers = request.headers();
     let is_foreign = headers.get(SEC_FETCH_SITE).is_some_and(|site| site != "none" && site != "same-origin");
@@ -356,7 +373,11 @@ fn is_led_astray(request: &Request<()>) -> bool {
         .rsplit_once(':')
         .map_or(host, |(name, port)| if port.bytes().all(|byte| byte.is_ascii_digit()) { name } else { host });
     let is_address = name.trim_matches(['[', ']']).parse::<IpAddr>().is_ok();
-    is_foreign || headers.contains_key(ORIGIN) || !(is_address || name.eq_ignore_ascii_case("localhost"))
+    let is_forwarded = FORWARDED.iter().any(|name| headers.contains_key(name));
+    is_foreign
+        || is_forwarded
+        || headers.contains_key(ORIGIN)
+        || !(is_address || name.eq_ignore_ascii_case("localhost"))
 }
 
 /// Reads a request to its end; returns its head, and whether the rest was in bounds.

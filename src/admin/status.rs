@@ -65,7 +65,7 @@ struct Step {
     at: f64,
     from: &'static str,
     to: &'static str,
-    reason: &'static str,
+    why: &'static str,
 }
 
 /// What happened within five seconds.
@@ -154,8 +154,8 @@ fn first<T>(mut all: Vec<T>) -> Vec<T> {
 }
 
 impl Step {
-    fn new(Change { at, from, to, reason }: Change) -> Self {
-        Self { at: unix(at), from, to, reason }
+    fn new(Change { at, from, to, why }: Change) -> Self {
+        Self { at: unix(at), from, to, why }
     }
 }
 

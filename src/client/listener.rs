@@ -169,11 +169,36 @@ async fn tell(socket: Accepted) -> io::Result<()> {
     }
 }
 
+/// Binds all addresses of a `setting`. Where the machine has no IPv6, the loopback address of it is left out, as long as another
+/// is left.
+///
+/// # Errors
+/// The first that cannot be bound, and the remedy.
+pub(crate) fn bind_all(addresses: &[ListenAddress], setting: &str) -> Result<Vec<Listener>, String> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        match bind(address) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if addresses.len() > 1 && address.is_ipv6() && address.is_local() && lacks_ipv6(&error) => {
+                tracing::warn!(%address, "not listening there: this machine has no IPv6");
+            }
+            Err(error) => {
+                return Err(format!("cannot listen on `{address}`: {error}; choose another address with {setting}"));
+            }
+        }
+    }
+    Ok(listeners)
+}
+
+fn lacks_ipv6(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
+}
+
 /// Binds an address.
 ///
 /// # Errors
 /// Those of `bind(2)` and `listen(2)`.
-pub(crate) fn bind(address: &ListenAddress) -> io::Result<Listener> {
+fn bind(address: &ListenAddress) -> io::Result<Listener> {
     match address {
         ListenAddress::Tcp(address) => {
             let socket = Socket::new(Domain::for_address(*address), Type::STREAM, Some(Protocol::TCP))?;

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use crate::command::keys::is;
 use crate::resp::build;
 use crate::resp::request::Args;
-use crate::upstream::Shared;
 use crate::upstream::breaker::State;
+use crate::upstream::{Outlook, Shared};
 use crate::version;
 
 /// Names of sections that ours belongs to.
@@ -25,16 +25,19 @@ pub(super) fn is_wanted(request: &[u8]) -> bool {
 
 /// Appends a section; the reply was made here if Redis cannot be asked.
 pub(super) fn write(upstream: &Shared, degraded: bool, out: &mut String) {
-    let pool = upstream.outlook().pool;
-    let lines = [
+    let Outlook { pool, breaker, .. } = upstream.outlook();
+    let mut lines = vec![
         ("degraded", u64::from(degraded).to_string()),
         ("version", version::VERSION.to_owned()),
-        ("breaker", upstream.state().label().to_owned()),
+        ("breaker", breaker.state.to_owned()),
+        ("breaker_seconds", format!("{:.0}", breaker.for_seconds)),
         ("upstream_connections", pool.used.to_string()),
         ("pool_size", pool.size.to_string()),
         ("leases", pool.leases.used.to_string()),
         ("lease_waiters", pool.leases.waiting.to_string()),
     ];
+    // In general words, which name no addresses: any client may ask.
+    lines.extend(upstream.obstacle().map(|obstacle| ("obstacle", obstacle.to_string())));
     out.push_str(TITLE);
     for (name, value) in lines {
         // Writing to a string cannot fail.

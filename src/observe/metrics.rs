@@ -171,9 +171,9 @@ impl Metrics {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).1 = Some(Instant::now());
     }
 
-    /// Counts a change of the breaker, of states and a reason as labels have them.
-    pub fn breaker_changed(&self, (from, to): (&'static str, &'static str), reason: &'static str) {
-        self.timeline.add(Change { at: SystemTime::now(), from, to, reason });
+    /// Counts a change of the breaker, of states and the reason it opened or last had, as labels have them; `why` it changed.
+    pub fn breaker_changed(&self, (from, to): (&'static str, &'static str), reason: &'static str, why: &'static str) {
+        self.timeline.add(Change { at: SystemTime::now(), from, to, why });
         self.transitions.with_label_values(&[from, to]).inc();
         let (before, since) = &mut *self.open.lock().unwrap_or_else(PoisonError::into_inner);
         *before += since.take().map_or(Duration::ZERO, |since| since.elapsed());

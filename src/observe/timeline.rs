@@ -10,7 +10,7 @@ const REACH: Duration = Duration::from_secs(3600);
 /// Most changes that are kept, should it flap.
 const MOST: usize = 500;
 
-/// A change of the breaker; states and reason as labels have them.
+/// A change of the breaker; states as labels have them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     /// When.
@@ -19,8 +19,8 @@ pub struct Change {
     pub from: &'static str,
     /// The state from then on.
     pub to: &'static str,
-    /// Why it opened, or last had.
-    pub reason: &'static str,
+    /// Why it changed, in words.
+    pub why: &'static str,
 }
 
 /// The changes of the last hour.
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     fn change(second: u64) -> Change {
-        Change { at: time(second), from: "closed", to: "open", reason: "hang" }
+        Change { at: time(second), from: "closed", to: "open", why: "nothing answered" }
     }
 
     fn time(second: u64) -> SystemTime {

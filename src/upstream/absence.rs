@@ -1,4 +1,5 @@
-//! While Redis is away, the log says so from time to time; and once when it is back.
+//! While Redis is away, the log says so from time to time; and once when it is back. What begins with a line of its own (the
+//! breaker opens, a dial fails) is not said again; that it has fallen silent is.
 //!
 //! [`Absence`] is pure: it is told ten times a second how things are, and says what is worth a line.
 
@@ -37,9 +38,20 @@ struct Spell {
     back: Option<Instant>,
 }
 
+/// How Redis is away.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Away {
+    /// Since when, as far as is known.
+    since: Instant,
+    /// No other line says that it is.
+    untold: bool,
+}
+
 /// What is worth a line.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Word {
+    /// It is away, and nothing has been said of it.
+    Begun,
     /// Redis has been away for so long; so many answers were given without it since that was said last.
     Still(Duration, u64),
     /// It was away for so long, and so many answers were given without it.
@@ -48,17 +60,16 @@ pub(super) enum Word {
 
 impl Absence {
     /// Redis is away now or not, and since the start so many answers were given without it.
-    pub(super) fn look(&mut self, away: bool, unserved: u64, now: Instant) -> Option<Word> {
+    pub(super) fn look(&mut self, away: Option<Away>, unserved: u64, now: Instant) -> Option<Word> {
         let before = std::mem::replace(&mut self.unserved, unserved);
         let Some(spell) = &mut self.spell else {
-            if away {
-                // It began after we had looked last.
-                let (unserved_before, unserved_said) = (before, before);
-                self.spell = Some(Spell { began: now, said: now, unserved_before, unserved_said, back: None });
-            }
-            return None;
+            let Away { since, untold } = away?;
+            // It began after we had looked last.
+            let (unserved_before, unserved_said) = (before, before);
+            self.spell = Some(Spell { began: since, said: now, unserved_before, unserved_said, back: None });
+            return untold.then_some(Word::Begun);
         };
-        if away {
+        if away.is_some() {
             spell.back = None;
         } else {
             let back = *spell.back.get_or_insert(now);
@@ -82,13 +93,18 @@ impl Absence {
 impl Shared {
     /// Writes what there is to say of Redis' absence.
     pub(super) fn tell_of_absence(&self, absence: &mut Absence, now: Instant) {
-        // One PING that is not answered is no absence.
-        let obstacle = self.barrier();
-        let away = obstacle.is_some() || self.view().state == State::HalfOpen;
+        let obstacle = self.obstacle();
+        let silent = obstacle == Some(Obstacle::Silent);
+        let is_away = obstacle.is_some() || self.view().state == State::HalfOpen;
+        let away = is_away.then(|| Away { since: if silent { self.silent_since() } else { now }, untold: silent });
         let unserved = self.metrics.sum(|cells| cells.given().iter().sum());
         let whole_seconds = |time: Duration| time.as_secs();
         match absence.look(away, unserved, now) {
             None => {}
+            Some(Word::Begun) => {
+                let why = obstacle.map(|obstacle| obstacle.to_string());
+                tracing::warn!(why, next_dial_ms = self.next_dial_ms(now), "Redis is silent");
+            }
             Some(Word::Still(lasted, unserved)) => {
                 let why = match obstacle {
                     Some(Obstacle::Open(reason, _)) => reason.to_string(),
@@ -116,11 +132,14 @@ impl Shared {
         }
     }
 
-    /// When Redis is dialled next to see whether it is back. None while there is a connection or a dial is under way, and
-    /// while nothing may be tried.
+    /// When Redis is dialled next to see whether it is back. None while there is a connection that is not silent or a dial is
+    /// under way, and while nothing may be tried.
     pub(super) fn next_dial_in(&self, now: Instant) -> Option<Duration> {
         if self.has_usable() {
-            return None;
+            // Who is silent for so long is given up, and dialled anew.
+            let patience = self.config.request_timeout.saturating_mul(2);
+            let given_up = || (self.silent_since() + patience).saturating_duration_since(now);
+            return (self.obstacle() == Some(Obstacle::Silent)).then(given_up);
         }
         let (allowed, _) = self.guard.with(|breaker| breaker.may_probe_from(now));
         let due = self.ask(|supervisor| supervisor.next_probe(now));
@@ -139,13 +158,13 @@ mod tests {
 
     const STEP: Duration = Duration::from_millis(100);
 
-    /// Looks every tenth of a second for so long; returns what was said, and when.
+    /// Looks every tenth of a second for so long; returns what was said.
     fn watch(absence: &mut Absence, now: &mut Instant, long: Duration, away: bool, unserved: u64) -> Vec<Word> {
         let end = *now + long;
         let mut said = Vec::new();
         while *now < end {
             *now += STEP;
-            said.extend(absence.look(away, unserved, *now));
+            said.extend(absence.look(away.then_some(Away { since: *now, untold: false }), unserved, *now));
         }
         said
     }
@@ -172,6 +191,19 @@ mod tests {
         assert_eq!(watch(&mut absence, &mut now, STEP, false, 122), [], "it may go again");
         assert_eq!(watch(&mut absence, &mut now, seconds(1), false, 122), [Word::Over(seconds(60) + STEP, 22)]);
         assert_eq!(watch(&mut absence, &mut now, seconds(600), false, 122), []);
+    }
+
+    #[test]
+    fn silence_is_said_at_once_and_counts_from_its_beginning() {
+        let (mut absence, mut now) = (Absence::default(), Instant::now());
+        let silent = Away { since: now, untold: true };
+        now += seconds(2);
+        assert_eq!(absence.look(Some(silent), 0, now), Some(Word::Begun));
+        now += STEP;
+        assert_eq!(absence.look(Some(silent), 0, now), None, "once");
+        watch(&mut absence, &mut now, seconds(8), true, 0);
+        let said = watch(&mut absence, &mut now, seconds(2), false, 0);
+        assert!(matches!(said[..], [Word::Over(lasted, 0)] if lasted > seconds(10)), "{said:?}");
     }
 
     #[test]

@@ -198,9 +198,10 @@ impl Reason {
     }
 }
 
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Reason {
+    /// The words.
+    pub(super) fn words(self) -> &'static str {
+        match self {
             Self::Startup => "not reached since start",
             Self::Failures => "failures in a row",
             Self::Ratio => "half of the results failed",
@@ -211,7 +212,13 @@ impl fmt::Display for Reason {
             Self::NoVerdict => "no trial ended",
             Self::Operator => "the operator's choice",
             Self::Released => "the isolation is over, and Redis is looked for",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.words())
     }
 }
 

@@ -222,11 +222,12 @@ impl Shared {
     /// Logs a change of the breaker and tells the workers.
     pub(super) fn announce(&self, change: Change) {
         let (from, state) = (change.from.label(), change.to.label());
-        self.metrics.breaker_changed((from, state), change.reason.label());
+        self.metrics.breaker_changed((from, state), change.reason.label(), change.why());
+        let next_dial_ms = self.next_dial_ms(Instant::now()).filter(|_| change.to == State::Open);
         if change.to == State::Open && change.reason != Reason::Released {
-            tracing::warn!(state, from, reason = %change, next_dial_ms = self.next_dial_ms(Instant::now()), "breaker");
+            tracing::warn!(state, from, reason = change.why(), next_dial_ms, "breaker");
         } else {
-            tracing::info!(state, from, reason = %change, "breaker");
+            tracing::info!(state, from, reason = change.why(), next_dial_ms, "breaker");
         }
         self.broadcast(|| Event::Breaker(change));
         self.news.notify_one();
@@ -343,6 +344,11 @@ impl Shared {
     pub(super) fn is_silent(&self) -> bool {
         let unanswered = self.unanswered.load(Ordering::Relaxed);
         unanswered > 0 && unanswered >= self.heard.load(Ordering::Relaxed)
+    }
+
+    /// When the last PING was asked that was not answered in time.
+    pub(super) fn silent_since(&self) -> Instant {
+        self.origin + Duration::from_micros(self.unanswered.load(Ordering::Relaxed))
     }
 
     /// Notes that the server has answered what it was asked then.

@@ -1,7 +1,7 @@
 //! `outrigger check`, and what the program says of flags and variables that are wrong.
 
 use crate::program::run_to_end;
-use crate::support::{Kind, PATIENCE, Server, is_direct};
+use crate::support::{Kind, PATIENCE, Proxy, Server, is_direct};
 use std::process::Command;
 
 /// What the program prints with these arguments and variables, and its exit code.
@@ -16,7 +16,9 @@ fn said(arguments: &[&str], variables: &[(&str, &str)]) -> (Option<i32>, String)
 /// What `check` finds out about a server, asked as `user:password@` if one is named.
 fn findings(server: &Server, user: &str, more: &[&str]) -> (Option<i32>, String) {
     let url = format!("redis://{user}{}", server.address());
-    said(&[&["check", "--upstream", &url], more].concat(), &[])
+    // The usual ports may be somebody else's here.
+    let apart = ["check", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--upstream", &url];
+    said(&[&apart, more].concat(), &[])
 }
 
 #[test]
@@ -47,6 +49,8 @@ fn rights_that_are_missing_are_warned_of() {
         for (rights, warning) in [
             ("-client|kill", "WARN  the server refuses CLIENT KILL, so a write whose time ran out may still run later"),
             ("-client|info", "WARN  the server refuses CLIENT INFO, so a write whose time ran out may still run later"),
+            ("-client|unblock", "WARN  the server refuses CLIENT UNBLOCK, so clients that block cannot take turns"),
+            ("-config", "WARN  the server refuses CONFIG GET, so it is not known whether it closes idle connections"),
             ("-info", "WARN  the server refuses INFO, so its version and role are not known"),
         ] {
             server.connect().ask(&format!("ACL SETUSER app reset on >pw ~* &* +@all {rights}"));
@@ -69,6 +73,25 @@ fn a_timeout_of_the_server_is_warned_of_whatever_its_size() {
         let (code, text) = findings(&server, "", &[]);
         let warning = format!("WARN  the server closes connections idle for {seconds} s (`timeout`): ");
         assert!(code == Some(0) && text.contains(&warning), "{text}");
+    }
+}
+
+#[test]
+fn an_address_that_is_taken_is_warned_of() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::before(&server);
+    let url = format!("redis://{}", server.address());
+    for (listen, http, flag) in [
+        (proxy.address(), "127.0.0.1:0", "--listen (OUTRIGGER_LISTEN)"),
+        ("127.0.0.1:0", &*proxy.http(), "--http (OUTRIGGER_HTTP)"),
+    ] {
+        let (code, text) = said(&["check", "--listen", listen, "--http", http, "--upstream", &url], &[]);
+        assert_eq!(code, Some(0), "it may be this very proxy: {text}");
+        let warnings: Vec<_> = text.lines().filter(|line| line.starts_with("WARN  cannot listen on")).collect();
+        assert!(matches!(warnings[..], [line] if line.contains(flag)), "{text}");
     }
 }
 

@@ -96,6 +96,8 @@ fn assert_section(section: &str, degraded: &str, breaker: &str) {
     for (name, value) in [("degraded", degraded), ("breaker", breaker), ("version", env!("CARGO_PKG_VERSION"))] {
         assert!(section.contains(&format!("outrigger_{name}:{value}\r\n")), "{name}: {section}");
     }
-    assert!(section.contains("outrigger_pool_size:"), "{section}");
+    assert!(section.contains("outrigger_pool_size:") && section.contains("outrigger_breaker_seconds:"), "{section}");
+    let why = section.lines().find_map(|line| line.strip_prefix("outrigger_obstacle:"));
+    assert_eq!(why.is_some_and(|why| why.starts_with("the breaker is open: ")), breaker == "open", "{section}");
     assert!(section.lines().all(|line| line.starts_with("outrigger_") && line.contains(':')), "{section}");
 }

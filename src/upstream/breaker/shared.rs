@@ -1,6 +1,5 @@
 //! The breaker as the workers share it: one load on the path of a request, a lock where something is reported.
 
-use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -26,14 +25,15 @@ pub struct Change {
     pub reason: Reason,
 }
 
-impl fmt::Display for Change {
-    /// Why it changed.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Change {
+    /// Why it changed. The words fit a log line.
+    #[must_use]
+    pub fn why(&self) -> &'static str {
         match (self.from, self.to) {
-            (_, State::HalfOpen) => f.write_str("Redis can be reached: a few requests are tried"),
-            (State::HalfOpen, State::Closed) => f.write_str("the requests that were tried were answered"),
-            (_, State::Closed) => f.write_str("the first connection was made"),
-            (_, State::Open | State::Isolated | State::Disabled | State::Starting) => self.reason.fmt(f),
+            (_, State::HalfOpen) => "Redis can be reached: a few requests are tried",
+            (State::HalfOpen, State::Closed) => "the requests that were tried were answered",
+            (_, State::Closed) => "the first connection was made",
+            (_, State::Open | State::Isolated | State::Disabled | State::Starting) => self.reason.words(),
         }
     }
 }

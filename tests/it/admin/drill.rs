@@ -1,7 +1,7 @@
 //! An outage on purpose: it begins, clients notice, it ends by itself or when it is told to. And the end of all.
 
 use super::{Setting, TOKEN};
-use crate::support::{Kind, PATIENCE, Proxy, Server, http, wait_until, words};
+use crate::support::{Client, Kind, PATIENCE, Proxy, Server, http, wait_until, words};
 use rustix::process::Signal;
 use std::time::{Duration, Instant};
 
@@ -38,6 +38,19 @@ fn a_drill_begins_is_noticed_and_ends_by_itself() {
         assert_eq!(setting.proxy.logged(line), 1, "{line}");
     }
     assert_eq!(setting.proxy.logged(TOKEN), 0);
+    let status = setting.get("/status.json").json();
+    let steps = status["timeline"].as_array().expect("a list").iter();
+    let whys: Vec<_> = steps.map(|step| step["why"].as_str().expect("a text")).collect();
+    assert_eq!(
+        whys,
+        [
+            "the first connection was made",
+            "the operator's choice",
+            "the isolation is over, and Redis is looked for",
+            "Redis can be reached: a few requests are tried",
+            "the requests that were tried were answered"
+        ]
+    );
 }
 
 /// Whoever has a connection for itself, or is subscribed, would not notice; and nothing is lost with it.
@@ -73,6 +86,54 @@ fn it_is_an_outage_to_those_who_have_connections_of_their_own() {
     assert_eq!(setting.post_as_operator("/breaker/release").status, 200);
     wait_until("it is over", PATIENCE, || watcher.ask("GET k") == b"$8\r\nof-redis\r\n");
     wait_until("leases are given", PATIENCE, || popper.ask("BLPOP jobs 1").starts_with(b"*2\r\n"));
+}
+
+/// It may be answered yet, but nobody waits for that for longer than a second.
+#[test]
+fn what_is_in_flight_on_a_lease_is_answered_or_soon_cut_off() {
+    let setting = Setting::new(|flags| {
+        flags.args(["--request-timeout", "60s"]);
+    });
+    let mut answered = setting.client();
+    assert_eq!(answered.pipeline(&["WATCH k", "MULTI", "INCR n"].map(words)).len(), 3);
+    setting.server.freeze();
+    answered.send(&words("EXEC"));
+    assert_eq!(setting.post_as_operator("/breaker/isolate").status, 200);
+    setting.server.thaw();
+    assert_eq!(answered.reply(), b"*1\r\n:1\r\n", "it was sent before");
+
+    assert_eq!(setting.post_as_operator("/breaker/release").status, 200);
+    let mut cut_off = setting.client();
+    wait_until("leases are given", PATIENCE, || cut_off.ask("WATCH k") == b"+OK\r\n");
+    setting.server.freeze();
+    cut_off.send(&words("INCR n"));
+    assert_eq!(setting.post_as_operator("/breaker/isolate").status, 200);
+    let told = cut_off.reply();
+    assert!(told.starts_with(b"-INDETERMINATE"), "{}", told.escape_ascii());
+    assert_eq!(cut_off.ask("GET n"), b"$-1\r\n", "it goes on without Redis");
+    setting.server.thaw();
+}
+
+/// Not even the PINGs that keep connections are sent, nor is one closed for being idle.
+#[test]
+fn redis_hears_nothing_of_us_during_a_drill() {
+    let setting = Setting::new(|_| {});
+    let (mut direct, mut watcher, mut subscriber) = (setting.server.connect(), setting.client(), setting.client());
+    assert_eq!(watcher.pipeline(&["SET k v", "WATCH k", "UNWATCH"].map(words)).len(), 3);
+    subscriber.ask("SUBSCRIBE news");
+    assert_eq!(setting.post_as_operator("/breaker/isolate?for=1h").status, 200);
+    assert_eq!(subscriber.rest().expect("it is closed in order"), b"");
+    let asked = |direct: &mut Client| {
+        let told = direct.frame("INFO commandstats").as_text();
+        let lines = told.lines().filter(|line| line.starts_with("cmdstat_") && !line.starts_with("cmdstat_info"));
+        let calls: Vec<_> = lines.filter_map(|line| line.split(',').next()).map(str::to_owned).collect();
+        (calls, setting.server.info_number("clients", "connected_clients"))
+    };
+    let before = asked(&mut direct);
+    // PINGs are due every ten seconds, give or take one.
+    let start = Instant::now();
+    wait_until("that time has passed", PATIENCE, || start.elapsed() > Duration::from_secs(12));
+    assert_eq!(asked(&mut direct), before);
 }
 
 #[test]
@@ -182,9 +243,15 @@ fn whoever_is_on_this_machine_may_end_it_where_that_is_switched_on() {
         flags.arg("--quitquitquit");
     });
     let http = proxy.http();
-    for strange in ["Origin: http://evil.example", "Sec-Fetch-Site: cross-site"] {
+    for strange in [
+        "Origin: http://evil.example",
+        "Sec-Fetch-Site: cross-site",
+        "X-Forwarded-For: 192.0.2.1",
+        "Forwarded: for=192.0.2.1",
+        "Via: 1.1 somebody",
+    ] {
         let answer = http::request(&http, "POST", "/quitquitquit", &[strange]);
-        assert_eq!(answer.status, 404, "for a page in a browser it is not there: {strange}");
+        assert_eq!(answer.status, 404, "for a page in a browser, or from elsewhere, it is not there: {strange}");
     }
     assert_eq!(http::get(&http, "/quitquitquit").status, 405);
     assert_eq!(http::request(&http, "POST", "/health/detailed", &[]).status, 404);

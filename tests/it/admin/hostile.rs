@@ -120,6 +120,13 @@ fn heads_and_bodies_have_limits() {
     let path = format!("GET /{} HTTP/1.1\r\nHost: x\r\n\r\n", "a".repeat(100_000));
     let head = http::raw(&setting.http, path.as_bytes());
     assert!(head.as_ref().is_ok_and(|answer| answer.starts_with("HTTP/1.1 4")), "{head:?}");
+    let head = http::raw(&setting.http, b"\x16\x03\x01 is how TLS begins\r\n\r\n");
+    assert!(head.as_ref().is_ok_and(|answer| answer.starts_with("HTTP/1.1 400")), "{head:?}");
+    let refused = |code: u16| {
+        let series = format!("outrigger_http_requests_total{{code=\"{code}\",path=\"other\"}}");
+        setting.proxy.metric(&series)
+    };
+    wait_until("they are counted", PATIENCE, || refused(431) == Some(3.0) && refused(400) == Some(1.0));
 
     for length in [8 * 1024 + 1, 100_000, 1_000_000, 10_000_000_000] {
         let mut request = format!("GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n").into_bytes();

@@ -1,7 +1,7 @@
 //! What the log says of an outage: while it lasts, and when it is over.
 
-use crate::support::{Kind, PATIENCE, Proxy, Server, is_direct, wait_until};
-use std::time::Duration;
+use crate::support::{Kind, PATIENCE, Proxy, Server, http, is_direct, wait_until};
+use std::time::{Duration, Instant};
 
 /// It is told every half minute.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
@@ -38,6 +38,37 @@ fn an_outage_is_told_while_it_lasts_and_when_it_is_over() {
     }
     let closed = proxy.line("\"state\":\"closed\",\"from\":\"half_open\"");
     assert_eq!(closed["reason"], "the requests that were tried were answered");
+}
+
+/// Nobody asks it anything but the health check, and no connection is lost for a while.
+#[test]
+fn a_redis_that_falls_silent_is_told_when_health_fails() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start(Kind::Redis70);
+    let proxy = Proxy::before(&server);
+    let healthy = || http::get(&proxy.http(), "/health").status == 200;
+    wait_until("it is well", PATIENCE, healthy);
+    server.freeze();
+    let start = Instant::now();
+    wait_until("that is noticed", PATIENCE, || !healthy());
+    wait_until("that is told", PATIENCE, || proxy.logged("Redis is silent") == 1);
+    let line = proxy.line("Redis is silent");
+    assert_eq!(line["why"], "Redis has not answered PING in time", "{line}");
+    // Connections are given up after twice the 5 s of a request.
+    assert!(line["next_dial_ms"].as_u64().is_some_and(|pause| (1..10_000).contains(&pause)), "{line}");
+    wait_until("there is a dial", PATIENCE, || proxy.logged("cannot get an upstream connection") == 1);
+    let line = proxy.line("cannot get an upstream connection");
+    assert!(line["next_dial_ms"].is_u64(), "{line}");
+    server.thaw();
+    wait_until("it is over", PATIENCE, || {
+        assert!(healthy() || start.elapsed() < PATIENCE, "it stays away");
+        proxy.logged("Redis serves again") == 1
+    });
+    let lasted = proxy.line("Redis serves again")["seconds"].as_u64().expect("a number");
+    // From the PING on that was not answered; it ends a second before it is told.
+    assert!((1..=start.elapsed().as_secs()).contains(&lasted), "{lasted} s of {:?}", start.elapsed());
 }
 
 #[test]
