@@ -475,6 +475,17 @@ fn target(text: &str) -> Result<Target, Error> {
     // The URL may hold a password, so the error must not repeat it.
     let url = Url::parse(text).map_err(|error| wrong("upstream", format!("not a URL ({error}): {URL_FORM}")))?;
     let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    // What follows `?` is mostly about the client that the URL was made for. This is not.
+    for (name, _) in url.query_pairs() {
+        match name.to_ascii_lowercase().as_str() {
+            "password" | "username" => {
+                return Err(wrong("upstream", format!("put the {name} before the host, not behind `?`: {URL_FORM}")));
+            }
+            "ssl" | "tls" => return Err(wrong("upstream", format!("TLS (`?{name}=`) is not supported yet"))),
+            _ => {}
+        }
+    }
+    let query = url.query_pairs().find(|(name, _)| name == "db").map(|(_, value)| value.into_owned());
     let (address, database) = match url.scheme() {
         "redis" => {
             let host = match url.host() {
@@ -485,12 +496,12 @@ fn target(text: &str) -> Result<Target, Error> {
                     return Err(wrong("upstream", format!("no host in the URL: {URL_FORM}")));
                 }
             };
-            (Address::Tcp(ip_or_name(&host), url.port().unwrap_or(REDIS_PORT)), url.path().trim_matches('/').to_owned())
+            let path = || url.path().trim_matches('/').to_owned();
+            let address = Address::Tcp(ip_or_name(&host), url.port().unwrap_or(REDIS_PORT));
+            // As redis-py has it, which knows both.
+            (address, query.unwrap_or_else(path))
         }
-        "unix" | "redis+unix" => {
-            let query = url.query_pairs().find(|(name, _)| name == "db").map(|(_, value)| value.into_owned());
-            (Address::Unix(decode(url.path()).into()), query.unwrap_or_default())
-        }
+        "unix" | "redis+unix" => (Address::Unix(decode(url.path()).into()), query.unwrap_or_default()),
         "rediss" => return Err(wrong("upstream", "TLS (rediss://) is not supported yet: use redis:// or unix://")),
         other => return Err(wrong("upstream", format!("unknown scheme `{other}`: {URL_FORM}"))),
     };

@@ -29,6 +29,7 @@ fn urls_of_every_form_are_understood() {
     assert_eq!(full.password.expect("one is given").current().expose_secret(), "p:w d");
     assert_eq!(full.database, 5);
 
+    assert_eq!(upstream("redis://h?db=4&socket_timeout=5").database, 4);
     assert_eq!(upstream("redis://:pw@[::1]:6380/").address, Address::Tcp("::1".into(), 6380));
     let unix = upstream("unix:///run/redis.sock?db=3");
     assert_eq!((unix.address, unix.database), (Address::Unix("/run/redis.sock".into()), 3));
@@ -40,6 +41,16 @@ fn wrong_urls_are_explained_without_repeating_the_password() {
         let complaint = complaint(&["--upstream", url]);
         assert!(complaint.starts_with("--upstream (OUTRIGGER_UPSTREAM): "), "{complaint}");
         assert!(complaint.contains("redis://") && !complaint.contains("secret"), "{complaint}");
+    }
+}
+
+#[test]
+fn what_would_be_needed_behind_the_question_mark_is_not_ignored() {
+    for query in ["password=secret", "db=1&Username=me", "ssl=true", "tls=1"] {
+        let complaint = complaint(&["--upstream", &format!("redis://h/0?{query}")]);
+        assert!(complaint.starts_with("--upstream (OUTRIGGER_UPSTREAM): "), "{complaint}");
+        assert!(complaint.contains("before the host") || complaint.contains("TLS"), "{complaint}");
+        assert!(!complaint.contains("secret"), "{complaint}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::config::flags;
+use crate::config::{flags, try_flags};
 
 /// The domain of all annotations.
 pub(super) const DOMAIN: &str = "outrigger.dev/";
@@ -168,6 +168,16 @@ impl Options {
             }
         }
         Ok(())
+    }
+
+    /// Whether a proxy with this URL and these settings would start in such a container.
+    pub(super) fn try_out(&self, url: &str, settings: &BTreeMap<String, String>) -> Result<(), String> {
+        let mut all = settings.clone();
+        // As many as there will be, not as there would be here: two where there is the CPU time for them.
+        let two = self.resources.get("limits.cpu").and_then(|limit| amount(limit)).is_some_and(|cores| cores >= 2.0);
+        all.entry("workers".to_owned()).or_insert_with(|| if two { "2" } else { "1" }.to_owned());
+        all.insert("upstream".to_owned(), url.to_owned());
+        try_flags(all.iter().map(|(name, value)| (name.as_str(), value.as_str())))
     }
 
     /// A request beyond its limit would be refused by the cluster: one that nobody asked for follows the limit.

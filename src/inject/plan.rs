@@ -10,9 +10,8 @@ use serde_json::Value;
 use super::edit::{Edit, Pointer, Tree};
 use super::options::{DOMAIN, Defaults, Options, of};
 use super::sidecar::{Sidecar, for_each, is_ours, settings};
-use super::source::{Change, Container, Found, Kind, brought, named, text};
+use super::source::{Change, Container, Found, Kind, brought, named, password_beside, text};
 use super::workload::{Known, Workload};
-use crate::config::try_flags;
 
 /// What is to be done to a workload.
 #[derive(Debug)]
@@ -91,9 +90,7 @@ pub fn inject(
     let containers = workload.containers(document);
     let (moves, mut warnings) = moves(&containers, workload, &options, known)?;
     check_pod(pod, &containers, workload, &options)?;
-    let settings = settings(&options, pod);
-    let flags = settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    try_flags([("upstream", "redis://host")].into_iter().chain(flags))?;
+    options.try_out("redis://host", &settings(&options, pod))?;
     let sidecars = for_each(moves.iter().map(|found| &found.found), &options, taken(&containers, &moves))?;
     if sidecars.len() > 1 && options.flags.contains_key("upstream-password-file") {
         return Err(Not::Possible(format!(
@@ -103,6 +100,14 @@ pub fn inject(
     let literal = |found: &&Move<'_>| matches!(found.found.kind, Kind::Literal { has_password: true, .. });
     warnings.extend(moves.iter().find(literal).map(|found| {
         format!("the password in {} is written out in the manifest: better keep it in a Secret", found.found.variable)
+    }));
+    warnings.extend(moves.iter().filter(|found| !matches!(found.found.kind, Kind::Literal { .. })).filter_map(|found| {
+        let beside = password_beside(&found.container, &found.found.variable, &options)?;
+        Some(format!(
+            "{beside} stands beside {}, and goes to the sidecar, which takes any: unless the URL holds the password, give it \
+             to the sidecar by {DOMAIN}upstream-password-file",
+            found.found.variable
+        ))
     }));
     let mut record = Record { words: words_of(&moves, words), ..Record::default() };
     let mut edits = of_variables(&moves, &sidecars, &options, &mut record);

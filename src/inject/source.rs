@@ -4,7 +4,6 @@ use serde_json::Value;
 
 use super::edit::{Edit, Pointer, Tree};
 use super::options::Options;
-use crate::config::try_flags;
 
 /// How the application's URL begins once it is moved.
 pub(super) const LOCAL: &str = "redis://127.0.0.1:";
@@ -176,11 +175,7 @@ fn literal(
     }
     let (user, host) = authority.rsplit_once('@').unwrap_or(("", authority));
     let has_password = user.contains(':');
-    let beside = variable.strip_suffix("_URL").map(|prefix| format!("{prefix}_PASSWORD"));
-    if let Some(beside) = beside.filter(|beside| entries.iter().any(|entry| text(entry, "name") == beside.as_str()))
-        && !has_password
-        && !options.flags.contains_key("upstream-password-file")
-    {
+    if let Some(beside) = password_beside(container, variable, options).filter(|_| !has_password) {
         return Err(format!(
             "the password in {beside} would reach the sidecar and not Redis: give it to the sidecar too, by \
              outrigger.dev/upstream-password-file and outrigger.dev/volume-mounts"
@@ -198,10 +193,17 @@ fn literal(
     })
 }
 
+/// The variable that holds the password to a URL's, by its name, where the container has one and the sidecar has none.
+pub(super) fn password_beside(container: &Container<'_>, variable: &str, options: &Options) -> Option<String> {
+    let prefix = ["_URL", "_URI", "_DSN"].iter().find_map(|suffix| variable.strip_suffix(suffix)).unwrap_or(variable);
+    let beside = format!("{prefix}_PASSWORD");
+    let is_there = entries(container.value).iter().any(|entry| text(entry, "name") == beside);
+    (is_there && !options.flags.contains_key("upstream-password-file")).then_some(beside)
+}
+
 /// Asks the proxy itself whether it would take the URL.
 fn try_url(variable: &str, url: &str, options: &Options) -> Result<(), String> {
-    let flags = options.flags.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    try_flags([("upstream", url)].into_iter().chain(flags)).map_err(|problem| {
+    options.try_out(url, &options.flags).map_err(|problem| {
         let about_url = problem.strip_prefix("--upstream (OUTRIGGER_UPSTREAM): ");
         about_url.map_or_else(|| problem.clone(), |problem| format!("{variable}: {problem}"))
     })

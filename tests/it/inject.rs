@@ -181,6 +181,12 @@ fn no_password_is_said() {
     }
     let written = run(&["inject"], POD);
     assert!(written.said.contains("warning: the password in REDIS_URL is written out"), "{}", written.said);
+    let beside = r#"{"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "app",
+        "image": "app", "env": [{"name": "REDIS_PASSWORD", "value": "x"}, {"name": "REDIS_URL",
+        "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}]}}"#;
+    let told = run(&["inject"], beside);
+    let warning = "warning: REDIS_PASSWORD stands beside REDIS_URL, and goes to the sidecar, which takes any";
+    assert!(told.code == Some(0) && told.said.contains(warning), "{}", told.said);
     assert!(!written.said.contains("hidden"), "{}", written.said);
     assert_eq!(written.manifest.matches("hidden").count(), 1, "{}", written.manifest);
     for url in

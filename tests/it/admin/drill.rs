@@ -38,6 +38,7 @@ fn a_drill_begins_is_noticed_and_ends_by_itself() {
         assert_eq!(setting.proxy.logged(line), 1, "{line}");
     }
     assert_eq!(setting.proxy.logged(TOKEN), 0);
+    wait_until("all is as usual", PATIENCE, || setting.proxy.logged("the requests that were tried were answered") == 1);
     let status = setting.get("/status.json").json();
     let steps = status["timeline"].as_array().expect("a list").iter();
     let whys: Vec<_> = steps.map(|step| step["why"].as_str().expect("a text")).collect();
@@ -92,7 +93,7 @@ fn it_is_an_outage_to_those_who_have_connections_of_their_own() {
 #[test]
 fn what_is_in_flight_on_a_lease_is_answered_or_soon_cut_off() {
     let setting = Setting::new(|flags| {
-        flags.args(["--request-timeout", "60s"]);
+        flags.args(["--request-timeout", "60s", "--slow-request-timeout", "60s"]);
     });
     let mut answered = setting.client();
     assert_eq!(answered.pipeline(&["WATCH k", "MULTI", "INCR n"].map(words)).len(), 3);

@@ -61,7 +61,9 @@ fn free_pair() -> u16 {
 /// Starts each sidecar of a pod, its HTTP port on the loopback only, and waits until its probes succeed.
 fn start(pod: &Value, secrets: &BTreeMap<&str, String>) -> Vec<Ended> {
     let binary = std::env::var("OUTRIGGER_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_outrigger").to_owned());
-    let sidecars = pod["spec"]["initContainers"].as_array().expect("there are sidecars");
+    let lists = ["initContainers", "containers"].into_iter().filter_map(|list| pod["spec"][list].as_array()).flatten();
+    let sidecars =
+        lists.filter(|container| container["name"].as_str().is_some_and(|name| name.starts_with("outrigger")));
     let start_one = |sidecar: &Value| {
         let mut variables = environment(sidecar, secrets);
         let http = variables["OUTRIGGER_HTTP"].replace("0.0.0.0", "127.0.0.1");
@@ -77,12 +79,18 @@ fn start(pod: &Value, secrets: &BTreeMap<&str, String>) -> Vec<Ended> {
         }
         child
     };
-    sidecars.iter().map(start_one).collect()
+    sidecars.map(start_one).collect()
+}
+
+/// The container of a pod that is the application's.
+fn app(pod: &Value) -> &Value {
+    let mut containers = pod["spec"]["containers"].as_array().expect("there are containers").iter();
+    containers.find(|container| container["name"] == "app").expect("it is there")
 }
 
 /// Writes by an application with the variable's URL, and looks where the server has it.
 fn write_and_look(pod: &Value, variable: &str, server: &Server, database: u32, password: &str) {
-    let url = &environment(&pod["spec"]["containers"][0], &BTreeMap::new())[variable];
+    let url = &environment(app(pod), &BTreeMap::new())[variable];
     assert!(url.starts_with("redis://127.0.0.1:"), "{url}");
     let output = Command::new(dependency("PYTHON")).args(["-c", APP, url, variable]).output().expect("it can be run");
     assert!(output.status.success(), "{url}: {}", String::from_utf8_lossy(&output.stderr));
@@ -127,6 +135,31 @@ fn a_secrets_url_leads_to_the_same_data() {
         let pod = injected(&env, &elsewhere());
         let _sidecars = start(&pod, &secrets);
         write_and_look(&pod, "REDIS_URL", &server, database, "");
+    }
+}
+
+/// All variables of a Secret, of which one is the URL; and a sidecar beside the others.
+#[test]
+fn a_url_out_of_many_leads_to_the_same_data_by_a_classic_sidecar_too() {
+    if is_direct() {
+        return;
+    }
+    let server = Server::start_with(Kind::Redis70, &["--requirepass", "secret"]);
+    for kind in ["native", "classic"] {
+        let mut annotations = elsewhere();
+        annotations["outrigger.dev/sidecar"] = json!(kind);
+        annotations["outrigger.dev/from"] = json!("secret/all");
+        annotations["outrigger.dev/db"] = json!("3");
+        let from = json!([{"secretRef": {"name": "all"}}, {"configMapRef": {"name": "others"}}]);
+        let container = json!({"name": "app", "image": "app:1", "envFrom": from});
+        let metadata = json!({"name": "p", "annotations": annotations});
+        let spec = json!({"containers": [container]});
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec});
+        let pod: Value = serde_json::from_str(&run(&["inject"], &pod.to_string()).fine()).expect("it is JSON");
+        assert_eq!(pod["spec"]["initContainers"].is_array(), kind == "native", "{pod}");
+        let secrets = BTreeMap::from([("REDIS_URL", format!("redis://:secret@{}/3", server.address()))]);
+        let _sidecars = start(&pod, &secrets);
+        write_and_look(&pod, "REDIS_URL", &server, 3, "secret");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Commands that wait for what other clients do.
 
 use super::{BLOCKING, PATIENCE, assert_none_is_lost, blocked, one_worker, wait_until_blocked, watching};
-use crate::support::{Client, Kind, Proxy, Server, is_direct, wait_until, words};
+use crate::support::{Client, Kind, Proxy, Scripted, Server, is_direct, wait_until, words};
 use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -50,6 +50,43 @@ fn what_is_served_at_once_later_or_never_is_answered_as_directly() {
         }
         assert_none_is_lost(&proxy, &server);
     }
+}
+
+/// Two may block and a third waits, so the first is to make room; but it has its answer before the server comes to that, and
+/// then another connection, when the old one ends.
+#[test]
+fn who_has_another_connection_by_now_does_not_lose_it_with_the_old_one() {
+    if is_direct() {
+        return;
+    }
+    let mut server = Scripted::start();
+    let proxy = Proxy::toward(&server.address(), |flags| {
+        flags.args(["--workers", "1", "--pool-size", "5"]);
+    });
+    let [mut first, mut second, mut third] = std::array::from_fn(|_| proxy.connect());
+    first.send(&words("BLPOP a 0"));
+    let mut old = server.line(2);
+    old.expect("BLPOP a 0");
+    second.send(&words("BLPOP b 0"));
+    let mut held = server.line(2);
+    held.expect("BLPOP b 0");
+    third.send(&words("BLPOP c 0"));
+    let release = server.line(3).request();
+    assert_eq!(release[..2], [b"CLIENT".to_vec(), b"UNBLOCK".to_vec()], "{release:?}");
+
+    old.say(b"*2\r\n$1\r\na\r\n$1\r\n1\r\n");
+    assert_eq!(first.reply(), b"*2\r\n$1\r\na\r\n$1\r\n1\r\n");
+    first.send(&words("WATCH k"));
+    let mut new = server.line(2);
+    new.expect("WATCH k");
+    new.say(b"+OK\r\n");
+    assert_eq!(first.reply(), b"+OK\r\n");
+    old.reset();
+    wait_until("that is noticed", PATIENCE, || proxy.logged("lost a leased upstream connection") == 1);
+    first.send(&words("GET k"));
+    new.expect("GET k");
+    new.say(b"$-1\r\n");
+    assert_eq!(first.reply(), b"$-1\r\n");
 }
 
 #[test]
