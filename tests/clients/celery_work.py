@@ -360,9 +360,9 @@ def progress(side, log, name):
         side.notes.rpush(name, "go on")
     watcher.join(LIMIT)
     log.record("the last state", states[-1])
-    # The library also asks, so that an answer may overtake what was published before it, and not all are heard.
+    # The library also asks, so that an answer may overtake what was published before it, and not all are heard, or the last twice.
     steps = [("PROGRESS", {"step": step}) for step in range(3)]
-    log.record("others", [state for state in states[:-1] if state not in steps])
+    log.record("others", [state for state in states if state not in [*steps, states[-1]]])
 
 
 def events(side, log, name):
