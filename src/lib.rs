@@ -124,6 +124,7 @@
 //! | [`explain`] | `outrigger explain` |
 //! | [`inject`] | `outrigger inject` and `uninject`: manifests read with their positions, what to change decided on what they say, and carried out on their text |
 //! | [`observe`] | what is shown: the log, metrics, the slow log, the last minutes |
+//! | [`http`] | HTTP ports: sockets, connections and their limits |
 //! | [`lifecycle`] | how far the process is: components that start, signals, what is read again, the drain |
 //! | [`secret`] | passwords that are replaced while they are in use |
 //! | [`admin`] | the HTTP port: probes, health, metrics, the status page, the drill; `outrigger wait` and `outrigger healthcheck` |
@@ -253,6 +254,7 @@ pub mod client;
 pub mod command;
 pub mod config;
 pub mod explain;
+pub mod http;
 pub mod inject;
 pub mod lifecycle;
 pub mod observe;

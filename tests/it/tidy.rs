@@ -26,14 +26,15 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("lifecycle", Allowed::Only(&["observe", "secret"])),
     ("secret", Allowed::Only(&[])),
     ("inject", Allowed::Only(&["config"])),
-    ("admin", Allowed::Only(&["buffer", "client", "lifecycle", "observe", "secret", "upstream", "version"])),
+    ("http", Allowed::Only(&[])),
+    ("admin", Allowed::Only(&["buffer", "client", "http", "lifecycle", "observe", "secret", "upstream", "version"])),
 ];
 
 /// Libraries that only these may name, so that each can be replaced in one place.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("redis_protocol", &["check", "resp", "upstream"]),
     ("clap", &["config", "main", "observe"]),
-    ("hyper", &["admin"]),
+    ("hyper", &["admin", "http"]),
     ("saphyr_parser", &["inject"]),
 ];
 

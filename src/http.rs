@@ -1,34 +1,35 @@
-//! Connections of the HTTP port, and their limits.
+//! HTTP ports: sockets, connections and their limits. Who opens one says what is answered, by a [`Site`].
 //!
 //! There are so many places. Who comes when all are taken gets that of the connection that has been idle for longest, where
-//! half a request counts as none: so whoever holds connections open, or sends slowly, keeps nobody else out. Only answers
-//! being made are not interrupted; these take two seconds at most.
+//! half a request counts as none, and so does half a handshake: whoever holds connections open, or sends slowly, keeps
+//! nobody else out. Only answers being made are not interrupted.
+
+mod message;
 
 use std::convert::Infallible;
+use std::future::{Future, pending};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use slab::Slab;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::site::{self, Site};
+use message::Room;
+pub use message::{Answer, BodyLimits, Whole, answer, closing, text, with};
 
-/// Connections at once.
-const PLACES: usize = 64;
-
-/// A request's head must come within this, from the moment that the last answer left.
-const HEAD_WITHIN: Duration = Duration::from_secs(5);
-
-/// An answer must be made within this, and taken within as long again.
-const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// Connections the kernel holds until they are accepted.
+const BACKLOG: i32 = 256;
 
 /// Fields of a request's head, and the bytes of it.
 const MAX_FIELDS: usize = 64;
@@ -37,18 +38,81 @@ const MAX_HEAD: usize = 16 * 1024;
 /// Pause after accepting failed for want of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts for as long as the process lives.
-pub(super) async fn run(listener: TcpListener, site: Arc<Site>) {
-    tokio::spawn(Arc::clone(&site).watch());
-    let places = Arc::new(Places::default());
+/// Limits of an HTTP port.
+#[derive(Debug)]
+pub struct Limits {
+    /// Connections at once.
+    pub places: usize,
+    /// A connection's first request must be there within this, with all that comes before it.
+    pub first: Duration,
+    /// A request's head must come within this, from the moment that the last answer left.
+    pub idle: Duration,
+    /// An answer must be made within this, and taken within as long again.
+    pub answer: Duration,
+    /// Bodies.
+    pub body: BodyLimits,
+}
+
+/// What is behind an HTTP port.
+pub trait Site: Send + Sync + 'static {
+    /// What HTTP is spoken over.
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin;
+
+    /// Makes that of a connection.
+    fn open(&self, stream: TcpStream) -> impl Future<Output = io::Result<Self::Stream>> + Send;
+
+    /// Answers a request; `is_near`: of somebody on this machine. Its body was read, or is to be refused so.
+    fn answer(
+        &self,
+        is_near: bool,
+        head: &Request<()>,
+        body: Result<Whole, StatusCode>,
+    ) -> impl Future<Output = Answer> + Send;
+}
+
+/// Opens a socket.
+///
+/// # Errors
+/// Those of `bind(2)` and its like.
+pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // `[::]` is meant to be everywhere: a cluster's probes come over IPv4 or IPv6.
+    if address.is_ipv6() {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Accepts until it is told to end, and then until everybody has what they asked for.
+pub async fn run<S: Site>(
+    listener: TcpListener,
+    site: Arc<S>,
+    limits: &'static Limits,
+    mut ending: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Places::new(limits.places));
+    let room = Room::new();
     let mut failing = false;
     loop {
-        match listener.accept().await {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = told(&mut ending) => break,
+        };
+        match accepted {
             Ok((stream, peer)) => {
                 failing = false;
-                let place = Places::take(&places).await;
+                let place = tokio::select! {
+                    place = Places::take(&places) => place,
+                    () = told(&mut ending) => break,
+                };
                 let is_near = is_near(&stream, peer.ip());
-                tokio::spawn(serve(stream, is_near, Arc::clone(&site), place));
+                let caller = Caller { is_near, place, room: room.clone(), ending: ending.clone() };
+                tokio::spawn(serve(stream, caller, Arc::clone(&site), limits));
                 // Who was let in is heard before the next one may take the place.
                 tokio::task::yield_now().await;
             }
@@ -62,6 +126,15 @@ pub(super) async fn run(listener: TcpListener, site: Arc<Site>) {
             }
         }
     }
+    drop(listener);
+    places.left().await;
+}
+
+/// Waits until it is to end; for ever if nobody can say so any more.
+async fn told(ending: &mut watch::Receiver<bool>) {
+    if ending.wait_for(|ending| *ending).await.is_err() {
+        pending::<()>().await;
+    }
 }
 
 /// True if both ends are on this machine's loopback device. A mesh that takes in connections from elsewhere hands them on from
@@ -71,29 +144,51 @@ fn is_near(stream: &TcpStream, peer: IpAddr) -> bool {
     is_loopback(peer) && stream.local_addr().is_ok_and(|local| is_loopback(local.ip()))
 }
 
-async fn serve(stream: TcpStream, is_near: bool, site: Arc<Site>, place: Place) {
+/// What there is to know of a connection.
+struct Caller {
+    is_near: bool,
+    place: Place,
+    room: Room,
+    ending: watch::Receiver<bool>,
+}
+
+async fn serve<S: Site>(stream: TcpStream, caller: Caller, site: Arc<S>, limits: &'static Limits) {
+    let Caller { is_near, place, room, mut ending } = caller;
+    let stream = tokio::select! {
+        stream = site.open(stream) => stream,
+        () = place.wanted.notified() => return,
+        () = sleep_until(place.deadline(limits)) => return,
+        () = told(&mut ending) => return,
+    };
+    let stream = match stream {
+        Ok(stream) => stream,
+        Err(error) => {
+            tracing::debug!(%error, "an HTTP connection could not begin");
+            return;
+        }
+    };
     let answer = service_fn(|request| {
-        let (place, site) = (&place, &site);
+        let (place, site, room) = (&place, &site, &room);
         async move {
             // Who does not end what it asks is idle: its place may go to another.
-            let (head, read) = site::read_whole(request).await;
+            let (head, body) = room.read(request, limits.body).await;
             place.set_busy(true, Instant::now());
-            let answer = site.answer(is_near, &head, read).await;
+            let answer = site.answer(is_near, &head, body).await;
             place.set_busy(false, Instant::now());
             Ok::<_, Infallible>(answer)
         }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
+        .header_read_timeout(limits.idle)
         .max_headers(MAX_FIELDS)
         .max_buf_size(MAX_HEAD)
         // Who has said all it has to say is answered all the same.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), answer);
     let mut connection = pin!(connection);
+    let mut is_ending = false;
     loop {
-        let deadline = place.since() + ANSWER_WITHIN;
         tokio::select! {
             // The connection first: a request that is there already is answered, and its place then is not free.
             biased;
@@ -108,18 +203,22 @@ async fn serve(stream: TcpStream, is_near: bool, site: Arc<Site>, place: Place) 
                     return;
                 }
             }
-            () = sleep_until(deadline) => {
-                if place.since() + ANSWER_WITHIN <= Instant::now() {
+            () = sleep_until(place.deadline(limits)) => {
+                if place.deadline(limits) <= Instant::now() {
                     return;
                 }
+            }
+            () = told(&mut ending), if !is_ending => {
+                connection.as_mut().graceful_shutdown();
+                is_ending = true;
             }
         }
     }
 }
 
 /// All places.
-#[derive(Default)]
 struct Places {
+    most: usize,
     seats: Mutex<Slab<Seat>>,
     /// A place came free, or may be had now.
     changed: Notify,
@@ -127,6 +226,8 @@ struct Places {
 
 struct Seat {
     busy: bool,
+    /// It has been answered before.
+    known: bool,
     /// Since when.
     since: Instant,
     wanted: Arc<Notify>,
@@ -141,6 +242,10 @@ struct Place {
 }
 
 impl Places {
+    fn new(most: usize) -> Self {
+        Self { most, seats: Mutex::default(), changed: Notify::new() }
+    }
+
     /// A place, as soon as there is one.
     async fn take(self: &Arc<Self>) -> Place {
         loop {
@@ -155,14 +260,21 @@ impl Places {
     /// A place if one is free; else whoever has been idle for longest is told to leave.
     fn try_take(self: &Arc<Self>, now: Instant) -> Option<Place> {
         let mut seats = self.seats();
-        if seats.len() < PLACES {
+        if seats.len() < self.most {
             let wanted = Arc::new(Notify::new());
-            let number = seats.insert(Seat { busy: false, since: now, wanted: Arc::clone(&wanted) });
+            let number = seats.insert(Seat { busy: false, known: false, since: now, wanted: Arc::clone(&wanted) });
             return Some(Place { places: Arc::clone(self), number, wanted });
         }
         let idle = seats.iter().filter(|(_, seat)| !seat.busy);
         idle.min_by_key(|(_, seat)| seat.since).into_iter().for_each(|(_, seat)| seat.wanted.notify_one());
         None
+    }
+
+    /// Waits until all places are free. Nobody may ask for one meanwhile.
+    async fn left(&self) {
+        while !self.seats().is_empty() {
+            self.changed.notified().await;
+        }
     }
 
     fn seats(&self) -> MutexGuard<'_, Slab<Seat>> {
@@ -175,6 +287,7 @@ impl Place {
     fn set_busy(&self, busy: bool, now: Instant) {
         if let Some(seat) = self.places.seats().get_mut(self.number) {
             (seat.busy, seat.since) = (busy, now);
+            seat.known |= !busy;
         }
         if !busy {
             self.places.changed.notify_one();
@@ -185,9 +298,17 @@ impl Place {
         self.places.seats().get(self.number).is_some_and(|seat| seat.busy)
     }
 
-    /// Since when it is busy, or idle.
-    fn since(&self) -> Instant {
-        self.places.seats().get(self.number).map_or_else(Instant::now, |seat| seat.since)
+    /// When it is to end, unless something happens.
+    fn deadline(&self, limits: &Limits) -> Instant {
+        self.places.seats().get(self.number).map_or_else(Instant::now, |seat| {
+            let within = match (seat.busy, seat.known) {
+                (true, _) => limits.answer,
+                (false, false) => limits.first,
+                // Between taking an answer and asking again, which HTTP's own timer minds.
+                (false, true) => limits.answer.max(limits.idle),
+            };
+            seat.since + within
+        })
     }
 }
 
@@ -202,6 +323,12 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
+    const PLACES: usize = 64;
+
+    fn places() -> Arc<Places> {
+        Arc::new(Places::new(PLACES))
+    }
+
     /// All places, each taken a moment after the one before.
     fn all(places: &Arc<Places>, now: &mut Instant) -> Vec<Place> {
         let mut next = || {
@@ -213,7 +340,7 @@ mod tests {
 
     #[tokio::test]
     async fn who_comes_last_gets_the_place_of_who_was_idle_for_longest() {
-        let (places, mut now) = (Arc::new(Places::default()), Instant::now());
+        let (places, mut now) = (places(), Instant::now());
         let mut taken = all(&places, &mut now);
         taken[0].set_busy(true, now);
         let next = tokio::spawn({
@@ -233,7 +360,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_being_made_are_not_interrupted() {
-        let (places, mut now) = (Arc::new(Places::default()), Instant::now());
+        let (places, mut now) = (places(), Instant::now());
         let mut taken = all(&places, &mut now);
         taken.iter().for_each(|place| place.set_busy(true, now));
         let next = tokio::spawn({
