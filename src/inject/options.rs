@@ -35,6 +35,9 @@ const SET: [(&str, &str); 4] = [
     ("listen-strict", "the application's variable can name one address only"),
 ];
 
+/// Longest name, in bytes, that Kubernetes lets an annotation have behind its domain.
+const LONGEST_NAME: usize = 63;
+
 /// What a sidecar asks for unless it is told otherwise.
 const CPU: &str = "50m";
 /// The same of memory.
@@ -234,6 +237,7 @@ fn unknown<'flag>(name: &str, flags: impl Iterator<Item = &'flag str>) -> String
     let mut near: Vec<_> = flags
         .filter(|flag| SET.iter().all(|(set, _)| set != flag))
         .chain(OWN)
+        .filter(|_| name.len() <= LONGEST_NAME)
         .map(|known| (distance(name, known), known))
         .filter(|(far, known)| *far <= 3 || known.contains(name) || name.contains(known))
         .collect();
