@@ -35,8 +35,8 @@ use serde_json::Value;
 
 use crate::config::{Inject, Manifests};
 use edit::{Edit, apply};
-use options::Defaults;
-use plan::Not;
+pub use options::Defaults;
+pub use plan::Not;
 use text::{Layout, Replacement};
 use workload::{Known, Workload};
 
@@ -99,12 +99,7 @@ pub fn patch(pod: &Value, defaults: &Defaults) -> Result<Patch, Not> {
 /// Adds sidecars. The exit code is 1, and nothing is written, if one workload is refused or cannot be read.
 #[must_use]
 pub fn run(wanted: &Inject) -> ExitCode {
-    let defaults = Defaults {
-        native: !wanted.classic,
-        image: wanted.image.clone(),
-        variables: wanted.env.clone(),
-        from: wanted.from.clone(),
-    };
+    let defaults = Defaults::new(wanted.image.clone(), &wanted.sidecar);
     answer(&wanted.manifests, |inputs, told| {
         // What an earlier injection did is undone first, so that the same options give the same bytes.
         let (mut undoing, undone) = (Vec::new(), RefCell::new(HashSet::new()));

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::config::flags;
+use crate::config::{Sidecar, flags};
 
 /// The domain of all annotations.
 pub(super) const DOMAIN: &str = "outrigger.dev/";
@@ -54,6 +54,14 @@ pub struct Defaults {
     pub variables: Vec<String>,
     /// Where `envFrom` brings them from: `secret/NAME` or `configmap/NAME`.
     pub from: Option<String>,
+}
+
+impl Defaults {
+    /// What the flags say.
+    #[must_use]
+    pub fn new(image: String, sidecar: &Sidecar) -> Self {
+        Self { native: !sidecar.classic, image, variables: sidecar.env.clone(), from: sidecar.from.clone() }
+    }
 }
 
 /// What is wanted for one workload.

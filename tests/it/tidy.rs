@@ -27,6 +27,7 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("secret", Allowed::Only(&[])),
     ("inject", Allowed::Only(&["config"])),
     ("http", Allowed::Only(&[])),
+    ("webhook", Allowed::Only(&["config", "http", "inject", "lifecycle", "version"])),
     ("admin", Allowed::Only(&["buffer", "client", "http", "lifecycle", "observe", "secret", "upstream", "version"])),
 ];
 
@@ -34,8 +35,9 @@ const IMPORTS: &[(&str, Allowed)] = &[
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("redis_protocol", &["check", "resp", "upstream"]),
     ("clap", &["config", "main", "observe"]),
-    ("hyper", &["admin", "http"]),
+    ("hyper", &["admin", "http", "webhook"]),
     ("saphyr_parser", &["inject"]),
+    ("rustls", &["webhook"]),
 ];
 
 /// What the README says of the default where the help names none.
