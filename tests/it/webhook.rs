@@ -6,6 +6,7 @@ mod caller;
 mod certificate;
 mod end;
 mod limits;
+mod manifests;
 mod reviews;
 
 use crate::support::{PATIENCE, wait_until};

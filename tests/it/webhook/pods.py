@@ -57,12 +57,19 @@ def pod_of(workload):
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
 
 
+def without_nothing(value):
+    """The API server leaves out what is nothing."""
+    if isinstance(value, dict):
+        return {name: without_nothing(member) for name, member in value.items() if member is not None}
+    return [without_nothing(item) for item in value] if isinstance(value, list) else value
+
+
 for path in sys.argv[1:]:
     for workload in objects(path):
         if workload.get("kind") not in PATHS:
             continue
         try:
-            print(json.dumps([os.path.basename(path), pod_of(workload)]))
+            print(json.dumps([os.path.basename(path), without_nothing(pod_of(workload))]))
         except (KeyError, TypeError):
             # Not what it says it is.
             continue
