@@ -15,24 +15,24 @@ fn operations(document: &Value, edit: &Edit) -> Vec<Value> {
         Edit::Rewrite { at, is, .. } => vec![json!({"op": "replace", "path": path(at), "value": is})],
         Edit::Exchange { at, name, value } => {
             let Some((parent, _)) = at.split() else { return Vec::new() };
-            vec![remove(at), add(&parent.member(name), value.value(document))]
+            vec![remove(at), add(&parent.member(name), &value.value(document))]
         }
         Edit::Prepend { at, items } => {
             let items = items.iter().map(|item| item.value(document));
             if at.find(document).is_some_and(Value::is_array) {
                 // Each comes to the front, so the last one goes first.
-                items.rev().map(|item| add(&at.item(0), item)).collect()
+                items.rev().map(|item| add(&at.item(0), &item)).collect()
             } else {
-                vec![add(at, items.collect())]
+                vec![add(at, &items.collect())]
             }
         }
         Edit::Add { at, members, .. } => {
             let members = members.iter().map(|(name, tree)| (name, tree.value(document)));
             if at.find(document).is_some_and(Value::is_object) {
-                members.map(|(name, value)| add(&at.member(name), value)).collect()
+                members.map(|(name, value)| add(&at.member(name), &value)).collect()
             } else {
                 let all = members.map(|(name, value)| (name.clone(), value)).collect();
-                vec![add(at, Value::Object(all))]
+                vec![add(at, &Value::Object(all))]
             }
         }
         Edit::Remove { at } => vec![remove(at)],
@@ -40,7 +40,7 @@ fn operations(document: &Value, edit: &Edit) -> Vec<Value> {
 }
 
 /// Puts a value where there may be another; an item of a list moves the others on.
-fn add(at: &Pointer, value: Value) -> Value {
+fn add(at: &Pointer, value: &Value) -> Value {
     json!({"op": "add", "path": path(at), "value": value})
 }
 

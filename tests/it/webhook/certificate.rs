@@ -64,11 +64,11 @@ fn a_pair_that_cannot_be_used_changes_nothing() {
     let (first, next) = (&webhook.identity, Identity::new());
     let [certificate, key] = paths(webhook.folder.path());
     let complaint = "what was read again is not used: all stays as it was";
-    let breaks: [(&str, Box<dyn Fn()>); 4] = [
-        ("is not the key of the certificate", Box::new(|| fs::write(&key, &next.key).expect("it can be written"))),
-        ("holds no private key in PEM", Box::new(|| fs::write(&key, "nonsense").expect("it can be written"))),
-        ("holds no certificates in PEM", Box::new(|| fs::write(&certificate, "").expect("it can be written"))),
-        ("cannot read", Box::new(|| fs::remove_file(&certificate).expect("it is there"))),
+    let breaks: [(&str, &dyn Fn()); 4] = [
+        ("is not the key of the certificate", &(|| fs::write(&key, &next.key).expect("it can be written"))),
+        ("holds no private key in PEM", &(|| fs::write(&key, "nonsense").expect("it can be written"))),
+        ("holds no certificates in PEM", &(|| fs::write(&certificate, "").expect("it can be written"))),
+        ("cannot read", &(|| fs::remove_file(&certificate).expect("it is there"))),
     ];
     for (problem, break_it) in breaks {
         let said = webhook.logged(complaint);

@@ -2,7 +2,7 @@
 
 use super::caller::{JSON, head};
 use super::{Webhook, review};
-use crate::support::{PATIENCE, http, is_direct};
+use crate::support::{PATIENCE, http, is_direct, peak_resident_bytes};
 use serde_json::json;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -77,6 +77,29 @@ fn large_bodies_have_a_limit() {
         sent = chunked.send(chunk.as_bytes());
     }
     assert_eq!(webhook.connect().probe(), 200);
+}
+
+#[test]
+fn large_bodies_fit_the_memory_that_the_manifest_gives() {
+    if is_direct() {
+        return;
+    }
+    let webhook = Webhook::start();
+    let review = review("replicaset");
+    let expected = webhook.ask(&review);
+    // Nothing takes more memory for its length than small objects.
+    let mut body = format!("[{}0]", "{\"\":0},".repeat(99_000));
+    body.push_str(&" ".repeat(LONGEST - body.len()));
+    let statuses: Vec<_> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..50).map(|_| scope.spawn(|| webhook.connect().post("/mutate", &body).status)).collect();
+        asking.into_iter().map(|asking| asking.join().expect("it is answered")).collect()
+    });
+    // Those that had to wait for room too long are refused.
+    assert!(statuses.contains(&400) && statuses.iter().all(|status| matches!(status, 400 | 408)), "{statuses:?}");
+    assert_eq!(webhook.ask(&review), expected);
+    let peak = peak_resident_bytes(webhook.child.id()) >> 20;
+    println!("figures webhook memory: peak_mib={peak}");
+    assert!(peak < 128, "{peak} MiB");
 }
 
 #[test]
