@@ -4,7 +4,7 @@
 //! touched. What it knows it reads from what is shared anyway; what changes something needs the token, or is for this
 //! machine alone.
 //!
-//! - [`door`]: connections and their limits. [`site`]: which path is answered by what, and who may ask.
+//! - [`site`]: which path is answered by what, and who may ask. Connections and their limits are of [`crate::http`].
 //! - [`tally`]: what was asked, counted.
 //! - [`health`]: whether Redis answers. [`probes`]: whether the process does. [`report`]: all that is known, as JSON.
 //! - [`page`]: the same for people, from [`status`]. [`condition`]: how it is in one word, and why.
@@ -14,7 +14,6 @@
 
 pub mod caller;
 mod condition;
-mod door;
 mod drill;
 mod health;
 mod metrics;
@@ -31,12 +30,14 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::runtime::Builder;
+use tokio::sync::watch;
 
 use crate::buffer::Memory;
 use crate::client::Census;
+use crate::http::{self, BodyLimits, Limits};
 use crate::lifecycle::Lifecycle;
 use crate::observe::log::Lines;
 use crate::secret::Secret;
@@ -44,8 +45,14 @@ use crate::upstream::Shared;
 use site::Site;
 use tally::Tally;
 
-/// Connections the kernel holds until they are accepted.
-const BACKLOG: i32 = 256;
+/// Limits of the port.
+static LIMITS: Limits = Limits {
+    places: 64,
+    first: Duration::from_secs(10),
+    idle: Duration::from_secs(5),
+    answer: Duration::from_secs(10),
+    body: BodyLimits { longest: 8 * 1024, discarded: 256 * 1024, within: Duration::from_secs(5) },
+};
 
 /// Settings of the HTTP port.
 #[derive(Debug, Clone)]
@@ -110,22 +117,8 @@ pub struct Server {
 /// # Errors
 /// Why that failed.
 pub fn bind(config: &Config) -> Result<Server, Error> {
-    let listener = listen(config.address).map_err(|error| Error::Bind(config.address, error))?;
+    let listener = http::listen(config.address).map_err(|error| Error::Bind(config.address, error))?;
     Ok(Server { listener, tally: Arc::default(), config: config.clone() })
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // `[::]` is meant to be everywhere: a cluster's probes come over IPv4 or IPv6.
-    if address.is_ipv6() {
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
 }
 
 impl Server {
@@ -149,7 +142,12 @@ impl Server {
             tokio::net::TcpListener::from_std(self.listener)?
         };
         let site = Site::new(self.config, self.tally, sources);
-        thread::Builder::new().name("http".to_owned()).spawn(move || runtime.block_on(door::run(listener, site)))?;
+        let serve = async move {
+            tokio::spawn(Arc::clone(&site).watch());
+            // It ends with the process.
+            http::run(listener, site, &LIMITS, watch::channel(false).1).await;
+        };
+        thread::Builder::new().name("http".to_owned()).spawn(move || runtime.block_on(serve))?;
         tracing::info!(%address, "http listening");
         Ok(())
     }

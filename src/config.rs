@@ -8,15 +8,16 @@ mod deny;
 mod http;
 mod inject;
 mod lifecycle;
+mod logging;
 mod outage;
 mod shown;
 #[cfg(test)]
 mod tests;
+mod webhook;
 
 use std::ffi::OsString;
 use std::fmt;
 use std::fs;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -31,10 +32,12 @@ use url::{Host, Url};
 pub use degrade::{Degrade, DegradeReads, DegradeWrites};
 pub use deny::Deny;
 pub use http::{Healthcheck, Http, HttpAddress, Wait};
-pub use inject::{Flag, Inject, Manifests, flags, try_flags};
+pub use inject::{Flag, Inject, Manifests, Sidecar, flags, try_flags};
 pub use lifecycle::Stopping;
+pub use logging::Logging;
 pub use outage::{BreakerMode, Outage};
 pub use shown::Shown;
+pub use webhook::{Webhook, WebhookConfig};
 
 use crate::admin;
 use crate::client::{self, ListenAddress};
@@ -113,6 +116,12 @@ pub enum Command {
     Inject(Box<Inject>),
     /// Take the sidecar out of workloads again: what `inject` wrote in, what it read out.
     Uninject(Manifests),
+    /// Add the sidecar to pods as a cluster makes them: a mutating admission webhook.
+    ///
+    /// It does what `inject` does, by the same rules, for every pod that the API server asks about over HTTPS. It never keeps a
+    /// pod from being made: one that cannot have a sidecar starts without, and the log and a warning say why. It asks the API
+    /// server nothing, and keeps nothing. Manifests are in deploy/kubernetes/webhook.
+    Webhook(Box<Webhook>),
     /// Wait until another Outrigger on this machine has started.
     Wait(Wait),
     /// Ask another Outrigger on this machine whether it is well: for images without a shell.
@@ -230,13 +239,9 @@ pub struct Settings {
     #[arg(long, env = "OUTRIGGER_SLOWLOG_THRESHOLD", value_name = "TIME", default_value = "100ms", value_parser = duration)]
     pub slowlog_threshold: Duration,
 
-    /// Form of the log on standard error. [default: text on a terminal, json elsewhere]
-    #[arg(long, env = "OUTRIGGER_LOG_FORMAT", value_name = "FORMAT")]
-    pub log_format: Option<LogFormat>,
-
-    /// What to log: error, warn, info, debug, trace, or directives such as outrigger=debug.
-    #[arg(long, env = "OUTRIGGER_LOG", value_name = "LEVEL", default_value = "info")]
-    pub log: String,
+    /// The log.
+    #[command(flatten)]
+    pub logging: Logging,
 
     /// File that holds the same, read again upon SIGHUP and when it changes; wins over the flag `log`.
     #[arg(long, env = "OUTRIGGER_LOG_LEVEL_FILE", value_name = "FILE")]
@@ -394,8 +399,8 @@ impl Settings {
             memory_limit,
             slow_from: self.slowlog_threshold,
             drain: self.stopping.schedule(self.outage.request_timeout)?,
-            log_format: self.log_format.unwrap_or_else(default_log_format),
-            log: self.log.clone(),
+            log_format: self.logging.format(),
+            log: self.logging.log.clone(),
             log_file: self.log_level_file.clone(),
             shown: self.shown(workers, memory_limit),
         })
@@ -579,10 +584,6 @@ fn default_memory() -> usize {
     let limit = files.iter().find_map(|file| fs::read_to_string(file).ok()?.trim().parse::<usize>().ok());
     // Version 1 writes a number near the largest for "no limit".
     limit.filter(|bytes| *bytes < 1 << 50).map_or(UNLIMITED, |bytes| bytes / 2)
-}
-
-fn default_log_format() -> LogFormat {
-    if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json }
 }
 
 /// Our host's name, which in a pod is the pod's; without characters that CLIENT SETNAME refuses.

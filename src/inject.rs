@@ -7,7 +7,7 @@
 //! ```
 //!
 //! What is decided (`plan`, `undo`) is a list of [`edit::Edit`]s about a JSON document, so that whatever has a pod as JSON can
-//! use it. They are carried out twice: on the document, and on its text. The text is read again, and must say what the
+//! use it: the webhook makes a JSON patch of them (`patch`). Here they are carried out twice: on the document, and on its text. The text is read again, and must say what the
 //! document says then; so nothing that anchors, merges or an unusual layout would make of an edit is ever written.
 //!
 //! What makes injection reversible is that nothing is lost: who answers at a URL, or the reference to a Secret, moves to the
@@ -15,6 +15,7 @@
 
 pub mod edit;
 pub mod options;
+mod patch;
 pub mod plan;
 mod sidecar;
 mod source;
@@ -34,8 +35,8 @@ use serde_json::Value;
 
 use crate::config::{Inject, Manifests};
 use edit::{Edit, apply};
-use options::Defaults;
-use plan::Not;
+pub use options::Defaults;
+pub use plan::Not;
 use text::{Layout, Replacement};
 use workload::{Known, Workload};
 
@@ -44,6 +45,9 @@ const SHARED: &str = "what must change stands for other parts too, by an anchor 
 /// Where the text after an edit is not what was meant, for no reason that is known.
 const UNREADABLE: &str =
     "its layout is not understood, so it cannot be changed safely: run it through kubectl or yq first";
+
+/// The annotation of what a node shows to the cluster of its static pods.
+const MIRROR: &str = "/metadata/annotations/kubernetes.io~1config.mirror";
 
 /// A manifest, and where it comes from.
 struct Input {
@@ -63,15 +67,39 @@ struct Change {
     said: String,
 }
 
+/// What injection changes of a pod that is about to be made.
+#[derive(Debug)]
+pub struct Patch {
+    /// A patch of RFC 6902.
+    pub operations: Value,
+    /// What goes where, for people.
+    pub said: String,
+    /// What they should know besides.
+    pub warnings: Vec<String>,
+}
+
+/// What injection changes of a pod that is about to be made: what [`run`] changes of its manifest. A pod that has its
+/// sidecar is left alone.
+///
+/// # Errors
+/// Why it does nothing.
+pub fn patch(pod: &Value, defaults: &Defaults) -> Result<Patch, Not> {
+    let workload = workload::workloads(pod).into_iter().find(|workload| workload.kind == "Pod");
+    let workload = workload.ok_or_else(|| Not::Wanted("it is no pod".to_owned()))?;
+    if undo::uninject(pod, &workload)?.is_some() {
+        return Err(Not::Wanted("it has its sidecar".to_owned()));
+    }
+    if pod.pointer(MIRROR).is_some() {
+        return Err(Not::Wanted("it shows a static pod, which is made by its node".to_owned()));
+    }
+    let plan = plan::inject(pod, &workload, defaults, &[], &|_, _| None)?;
+    Ok(Patch { operations: patch::patch(pod, &plan.edits), said: plan.said, warnings: plan.warnings })
+}
+
 /// Adds sidecars. The exit code is 1, and nothing is written, if one workload is refused or cannot be read.
 #[must_use]
 pub fn run(wanted: &Inject) -> ExitCode {
-    let defaults = Defaults {
-        native: !wanted.classic,
-        image: wanted.image.clone(),
-        variables: wanted.env.clone(),
-        from: wanted.from.clone(),
-    };
+    let defaults = Defaults::new(wanted.image.clone(), &wanted.sidecar);
     answer(&wanted.manifests, |inputs, told| {
         // What an earlier injection did is undone first, so that the same options give the same bytes.
         let (mut undoing, undone) = (Vec::new(), RefCell::new(HashSet::new()));

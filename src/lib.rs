@@ -123,7 +123,9 @@
 //! | [`check`] | `outrigger check` |
 //! | [`explain`] | `outrigger explain` |
 //! | [`inject`] | `outrigger inject` and `uninject`: manifests read with their positions, what to change decided on what they say, and carried out on their text |
+//! | [`webhook`] | `outrigger webhook`: the same decisions for pods that the API server asks about, as JSON patches over HTTPS |
 //! | [`observe`] | what is shown: the log, metrics, the slow log, the last minutes |
+//! | [`http`] | HTTP ports: sockets, connections and their limits |
 //! | [`lifecycle`] | how far the process is: components that start, signals, what is read again, the drain |
 //! | [`secret`] | passwords that are replaced while they are in use |
 //! | [`admin`] | the HTTP port: probes, health, metrics, the status page, the drill; `outrigger wait` and `outrigger healthcheck` |
@@ -131,7 +133,7 @@
 //!
 //! Dependencies point one way: `main → app → worker → client → {command, upstream} → {resp, buffer, transport}`, with
 //! `config` above the parts whose settings it fills in. `admin` looks at `client`, `upstream` and `lifecycle`, which do not
-//! know it. `inject` asks `config` which flags there are. `resp` and `command` are leaves. A test holds the source against
+//! know it. `inject` asks `config` which flags there are, and `webhook` asks `inject`. `resp` and `command` are leaves. A test holds the source against
 //! this.
 //!
 //! # Threads, tasks, and who owns what
@@ -253,6 +255,7 @@ pub mod client;
 pub mod command;
 pub mod config;
 pub mod explain;
+pub mod http;
 pub mod inject;
 pub mod lifecycle;
 pub mod observe;
@@ -261,4 +264,5 @@ pub mod secret;
 mod transport;
 pub mod upstream;
 pub mod version;
+pub mod webhook;
 mod worker;

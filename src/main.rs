@@ -1,10 +1,12 @@
 //! The `outrigger` program: arguments in, exit code out.
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use outrigger::admin::caller::{self, Question};
-use outrigger::config::{self, Args, Command, Config, Healthcheck};
-use outrigger::{app, check, explain, inject, observe};
+use outrigger::config::{self, Args, Command, Config, Healthcheck, WebhookConfig};
+use outrigger::observe::log::{self, Log};
+use outrigger::{app, check, explain, inject, webhook};
 
 /// Exit code of a usage error, as in BSD's sysexits.
 const USAGE: u8 = 64;
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
         ),
         Some(Command::Inject(wanted)) => inject::run(wanted),
         Some(Command::Uninject(manifests)) => inject::undo(manifests),
+        Some(Command::Webhook(wanted)) => checked(wanted.resolve()).map_or_else(|code| code, |config| review(&config)),
         Some(Command::Wait(wait)) => {
             checked(wait.address.peer()).map_or_else(|code| code, |address| caller::wait(address, wait.timeout))
         }
@@ -91,14 +94,28 @@ fn serve(config: &Config) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let log = match observe::log::start(config.log_format, &what) {
+    let log = match start_log(config.log_format, &what, &config.log_setting()) {
         Ok(log) => log,
-        Err(error) => {
-            eprintln!("outrigger: {}: {error}", config.log_setting());
-            return ExitCode::from(USAGE);
-        }
+        Err(code) => return code,
     };
-    match app::run(config, log) {
+    ended(app::run(config, log))
+}
+
+fn review(config: &WebhookConfig) -> ExitCode {
+    let log = start_log(config.log_format, &config.log, &WebhookConfig::log_setting());
+    log.map_or_else(|code| code, |_log| ended(webhook::run(config)))
+}
+
+#[expect(clippy::print_stderr, reason = "the log is not running yet, and its reader may not be who typed this")]
+fn start_log(format: log::Format, what: &str, setting: &str) -> Result<Log, ExitCode> {
+    log::start(format, what).map_err(|error| {
+        eprintln!("outrigger: {setting}: {error}");
+        ExitCode::from(USAGE)
+    })
+}
+
+fn ended(ended: Result<u8, impl Display>) -> ExitCode {
+    match ended {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tracing::error!(%error, "outrigger cannot run");

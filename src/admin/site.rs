@@ -4,20 +4,19 @@
 //! something is a POST; a browser that was led astray cannot add the token to one. With `--quitquitquit` no token is needed
 //! to end the process from this machine: there, only the headers that a browser adds by itself tell that it was led astray.
 
+use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use http_body_util::{BodyExt, Full};
-use hyper::body::{Body, Bytes};
 use hyper::header::{
-    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_TYPE, FORWARDED as FORWARDED_BY, HOST, HeaderName,
-    HeaderValue, ORIGIN, VIA,
+    ALLOW, AUTHORIZATION, CONTENT_SECURITY_POLICY, FORWARDED as FORWARDED_BY, HOST, HeaderName, HeaderValue, ORIGIN,
+    VIA, WWW_AUTHENTICATE,
 };
-use hyper::header::{CONTENT_SECURITY_POLICY, WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS};
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, StatusCode};
 use serde::Serialize;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
 
 use super::condition::{Condition, Standing};
 use super::drill::{self, Drill};
@@ -27,14 +26,8 @@ use super::report::{Detailed, Redis, Services};
 use super::status::{Brief, Own, Status};
 use super::tally::Tally;
 use super::{Config, Sources, page};
+use crate::http::{self, Answer, Whole, answer, closing, text, with};
 use crate::observe::history::{History, STEP, Totals};
-
-/// Longest body that is looked at, and the longest that is read to its end so that its sender reads the refusal.
-const MAX_BODY: usize = 8 * 1024;
-const MAX_DISCARDED: usize = 256 * 1024;
-
-/// How long a body may take.
-const BODY_WITHIN: Duration = Duration::from_secs(5);
 
 /// A wrong token is refused after so long: guessing is slow, and nobody else waits for it.
 const REFUSE_AFTER: Duration = Duration::from_millis(100);
@@ -42,7 +35,6 @@ const REFUSE_AFTER: Duration = Duration::from_millis(100);
 /// Who asks for the end is answered before it comes.
 const STOP_AFTER: Duration = Duration::from_millis(100);
 
-const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const HTML: HeaderValue = HeaderValue::from_static("text/html; charset=utf-8");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const METRICS: HeaderValue = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
@@ -58,8 +50,6 @@ const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
 
 /// Browsers add it to what they send on behalf of a page.
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
-
-type Answer = Response<Full<Bytes>>;
 
 /// What there is to ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,29 +183,6 @@ impl Site {
     fn history<R>(&self, with: impl FnOnce(&mut History) -> R) -> R {
         // Nothing that runs under the lock can panic half-way, so a poisoned one still guards good data.
         with(&mut self.history.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    /// Answers a request; `is_near`: of somebody on this machine.
-    pub(super) async fn answer(&self, is_near: bool, head: &Request<()>, read: Result<(), StatusCode>) -> Answer {
-        let path = Path::of(head.uri().path());
-        let answer = match read {
-            Ok(()) => self.answer_head(is_near, path, head).await,
-            Err(refusal) => closing(text(refusal, "the body is too long, or too slow")),
-        };
-        self.tally.answered(path.map_or("other", Path::name), answer.status().as_u16());
-        answer
-    }
-
-    /// Counts what was refused before it was a request: its head is none, or too long.
-    pub(super) fn refused_unread(&self, error: &hyper::Error) {
-        let code = if error.is_parse_too_large() {
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-        } else {
-            StatusCode::BAD_REQUEST
-        };
-        if error.is_parse() {
-            self.tally.answered("other", code.as_u16());
-        }
     }
 
     async fn answer_head(&self, is_near: bool, path: Option<Path>, request: &Request<()>) -> Answer {
@@ -358,6 +325,29 @@ impl Site {
     }
 }
 
+impl http::Site for Site {
+    type Stream = TcpStream;
+
+    async fn open(&self, stream: TcpStream) -> io::Result<TcpStream> {
+        Ok(stream)
+    }
+
+    /// Nobody needs bodies: only that they are in bounds.
+    async fn answer(&self, is_near: bool, head: &Request<()>, body: Result<Whole, StatusCode>) -> Answer {
+        let path = Path::of(head.uri().path());
+        let answer = match body {
+            Ok(_) => self.answer_head(is_near, path, head).await,
+            Err(refusal) => closing(text(refusal, "the body is too long, or too slow")),
+        };
+        self.tally.answered(path.map_or("other", Path::name), answer.status().as_u16());
+        answer
+    }
+
+    fn refused_unread(&self, status: StatusCode) {
+        self.tally.answered("other", status.as_u16());
+    }
+}
+
 const BEARER: &[u8] = b"Bearer ";
 
 /// Added by what hands requests on for others.
@@ -378,54 +368,6 @@ fn is_led_astray(request: &Request<()>) -> bool {
         || is_forwarded
         || headers.contains_key(ORIGIN)
         || !(is_address || name.eq_ignore_ascii_case("localhost"))
-}
-
-/// Reads a request to its end; returns its head, and whether the rest was in bounds.
-pub(super) async fn read_whole<B: Body<Data = Bytes>>(request: Request<B>) -> (Request<()>, Result<(), StatusCode>) {
-    let (head, body) = request.into_parts();
-    let read = read(body).await;
-    (Request::from_parts(head, ()), read)
-}
-
-/// Reads a body to its end, which nobody needs: only that it is in bounds.
-async fn read<B: Body<Data = Bytes>>(body: B) -> Result<(), StatusCode> {
-    if body.size_hint().lower() > MAX_DISCARDED as u64 {
-        return Err(StatusCode::PAYLOAD_TOO_LARGE);
-    }
-    let mut body = Box::pin(body);
-    let read = timeout(BODY_WITHIN, async {
-        let mut length = 0;
-        while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| StatusCode::BAD_REQUEST)?;
-            length += frame.data_ref().map_or(0, Bytes::len);
-            if length > MAX_DISCARDED {
-                break;
-            }
-        }
-        if length > MAX_BODY { Err(StatusCode::PAYLOAD_TOO_LARGE) } else { Ok(()) }
-    });
-    read.await.unwrap_or(Err(StatusCode::REQUEST_TIMEOUT))
-}
-
-fn answer(status: StatusCode, content_type: HeaderValue, body: String) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
-    *answer.status_mut() = status;
-    let answer = with(answer, CONTENT_TYPE, content_type);
-    let answer = with(answer, X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    with(answer, CACHE_CONTROL, HeaderValue::from_static("no-store"))
-}
-
-fn with(mut answer: Answer, name: HeaderName, value: HeaderValue) -> Answer {
-    answer.headers_mut().insert(name, value);
-    answer
-}
-
-fn closing(answer: Answer) -> Answer {
-    with(answer, CONNECTION, HeaderValue::from_static("close"))
-}
-
-fn text(status: StatusCode, words: &str) -> Answer {
-    answer(status, TEXT, format!("{words}\n"))
 }
 
 fn word((words, is_well): Word) -> Answer {

@@ -1,7 +1,8 @@
-//! The flags of `outrigger inject` and `outrigger uninject`, and what a manifest may say of all other flags.
+//! The flags of `outrigger inject` and `outrigger uninject`, what they have in common with the webhook's, and what a manifest may say of all other flags.
 
 use std::path::PathBuf;
 
+use clap::builder::BoolishValueParser;
 use clap::{Arg, ArgAction, Args as _, Command, FromArgMatches};
 
 use super::{Settings, variable};
@@ -14,23 +15,36 @@ pub struct Inject {
     pub manifests: Manifests,
 
     /// Add a native sidecar, an init container that goes on running (Kubernetes 1.29 and later): this is the default.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "classic")]
     pub native: bool,
 
-    /// Add a container beside the others, for older clusters.
-    #[arg(long, conflicts_with = "native")]
-    pub classic: bool,
-
     /// Image of the sidecar.
-    #[arg(long, value_name = "IMAGE", default_value = concat!("outrigger:", env!("CARGO_PKG_VERSION")))]
+    #[arg(
+        long,
+        env = "OUTRIGGER_IMAGE",
+        value_name = "IMAGE",
+        default_value = concat!("outrigger:", env!("CARGO_PKG_VERSION"))
+    )]
     pub image: String,
 
+    /// What else the sidecar is like.
+    #[command(flatten)]
+    pub sidecar: Sidecar,
+}
+
+/// What the sidecar is like, unless annotations say otherwise.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Sidecar {
+    /// Add a container beside the others, for clusters before Kubernetes 1.29.
+    #[arg(long, env = "OUTRIGGER_CLASSIC", value_parser = BoolishValueParser::new())]
+    pub classic: bool,
+
     /// Variable that holds the URL of Redis. May be given several times.
-    #[arg(long, value_name = "NAME", value_delimiter = ',', default_value = "REDIS_URL")]
+    #[arg(long, env = "OUTRIGGER_ENV", value_name = "NAME", value_delimiter = ',', default_value = "REDIS_URL")]
     pub env: Vec<String>,
 
-    /// Where the variable comes from, if only `envFrom` brings it, and from several: secret/NAME or configmap/NAME.
-    #[arg(long, value_name = "SOURCE")]
+    /// Where the variable comes from, if only `envFrom` brings it: secret/NAME or configmap/NAME.
+    #[arg(long, env = "OUTRIGGER_FROM", value_name = "SOURCE")]
     pub from: Option<String>,
 }
 

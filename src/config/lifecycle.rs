@@ -32,6 +32,6 @@ impl Stopping {
 }
 
 /// As [`duration`], or no time at all.
-fn perhaps_none(text: &str) -> Result<Duration, String> {
+pub(super) fn perhaps_none(text: &str) -> Result<Duration, String> {
     if matches!(text, "0" | "0s" | "0ms") { Ok(Duration::ZERO) } else { duration(text) }
 }

@@ -120,8 +120,30 @@ fn stopping_has_time() {
 
 #[test]
 fn every_flag_has_its_twin() {
-    for arg in Args::command().get_arguments().filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
+    let whole = Args::command();
+    let webhook = whole.find_subcommand("webhook").expect("there is one");
+    let all = whole.get_arguments().chain(webhook.get_arguments());
+    for arg in all.filter(|arg| !["help", "version"].contains(&arg.get_id().as_str())) {
         let flag = arg.get_long().expect("long flags only");
         assert_eq!(arg.get_env().and_then(|env| env.to_str()), Some(variable(flag).as_str()));
+    }
+}
+
+#[test]
+fn a_webhook_is_told_what_it_lacks() {
+    let complaint = |words: &[&str]| {
+        let args = Args::try_parse_from([&["outrigger", "webhook"], words].concat()).expect("clap accepts it");
+        let Some(Command::Webhook(webhook)) = args.command else { panic!("it is one") };
+        webhook.resolve().map(drop).map_err(|error| error.to_string())
+    };
+    let files = ["--tls-cert-file", "c", "--tls-key-file", "k"];
+    assert!(complaint(&files).is_err_and(|said| said.starts_with("--image (OUTRIGGER_IMAGE): missing")));
+    let all = [&files[..], &["--image", "registry.example/outrigger:1"]].concat();
+    assert_eq!(complaint(&all), Ok(()));
+    for (flag, value) in [("--image", " "), ("--tls-key-file", ""), ("--listen", "8443"), ("--max-sigterm-delay", "5s")]
+    {
+        let others = all.chunks(2).filter(|pair| pair[0] != flag).flatten().copied();
+        let given: Vec<_> = others.chain([flag, value]).collect();
+        assert!(complaint(&given).is_err(), "{flag} {value:?}");
     }
 }

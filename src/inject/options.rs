@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::Value;
 
-use crate::config::{flags, try_flags};
+use crate::config::{Sidecar, flags, try_flags};
 
 /// The domain of all annotations.
 pub(super) const DOMAIN: &str = "outrigger.dev/";
@@ -35,6 +35,9 @@ const SET: [(&str, &str); 4] = [
     ("listen-strict", "the application's variable can name one address only"),
 ];
 
+/// Longest name, in bytes, that Kubernetes lets an annotation have behind its domain.
+const LONGEST_NAME: usize = 63;
+
 /// What a sidecar asks for unless it is told otherwise.
 const CPU: &str = "50m";
 /// The same of memory.
@@ -51,6 +54,14 @@ pub struct Defaults {
     pub variables: Vec<String>,
     /// Where `envFrom` brings them from: `secret/NAME` or `configmap/NAME`.
     pub from: Option<String>,
+}
+
+impl Defaults {
+    /// What the flags say.
+    #[must_use]
+    pub fn new(image: String, sidecar: &Sidecar) -> Self {
+        Self { native: !sidecar.classic, image, variables: sidecar.env.clone(), from: sidecar.from.clone() }
+    }
 }
 
 /// What is wanted for one workload.
@@ -244,6 +255,7 @@ fn unknown<'flag>(name: &str, flags: impl Iterator<Item = &'flag str>) -> String
     let mut near: Vec<_> = flags
         .filter(|flag| SET.iter().all(|(set, _)| set != flag))
         .chain(OWN)
+        .filter(|_| name.len() <= LONGEST_NAME)
         .map(|known| (distance(name, known), known))
         .filter(|(far, known)| *far <= 3 || known.contains(name) || name.contains(known))
         .collect();

@@ -13,6 +13,10 @@ use super::sidecar::{Sidecar, for_each, is_ours, settings};
 use super::source::{Change, Container, Found, Kind, brought, named, password_beside, text};
 use super::workload::{Known, Workload};
 
+/// Containers of a pod, and variables of each.
+const MOST_CONTAINERS: usize = 100;
+const MOST_VARIABLES: usize = 1000;
+
 /// What is to be done to a workload.
 #[derive(Debug)]
 pub struct Plan {
@@ -88,6 +92,7 @@ pub fn inject(
         return Err(Not::Wanted("it has no containers".to_owned()));
     };
     let containers = workload.containers(document);
+    check_size(&containers)?;
     let (moves, mut warnings) = moves(&containers, workload, &options, known)?;
     check_pod(pod, &containers, workload, &options)?;
     options.try_out("redis://host", &settings(&options, pod))?;
@@ -126,6 +131,18 @@ pub fn inject(
     edits.push(of_annotations(document, workload, &options, &sidecars, record));
     edits.push(add);
     Ok(Plan { edits, said: said(&moves, &sidecars), warnings })
+}
+
+/// Whatever sends a pod to a webhook may send one that takes for ever to look at. No real one is near these bounds.
+fn check_size(containers: &[Container<'_>]) -> Result<(), String> {
+    if containers.len() > MOST_CONTAINERS {
+        return Err(format!("it has more than {MOST_CONTAINERS} containers"));
+    }
+    let of_many = |container: &&Container<'_>| super::source::entries(container.value).len() > MOST_VARIABLES;
+    if let Some(container) = containers.iter().find(of_many) {
+        return Err(format!("container {} has more than {MOST_VARIABLES} variables", container.name));
+    }
+    Ok(())
 }
 
 /// What would not work in this pod.

@@ -10,6 +10,11 @@ pub(super) const LOCAL: &str = "redis://127.0.0.1:";
 /// The sidecar's variable for the URL.
 pub(super) const UPSTREAM: &str = "OUTRIGGER_UPSTREAM";
 
+/// What composing a URL may take: bytes of the values in it, and so many for each of them. Values that name each other twice
+/// would otherwise double at each step.
+const MOST_SUBSTITUTED: usize = 256 * 1024;
+const COST: usize = 1024;
+
 /// A container of the pod.
 #[derive(Debug, Clone)]
 pub(super) struct Container<'pod> {
@@ -158,7 +163,9 @@ fn literal(
         url.split_once("://").ok_or_else(|| format!("{variable} is no URL, such as redis://host:6379/0"))?;
     let entries = entries(container.value);
     let before = entries.get(..index).unwrap_or_default();
-    try_url(variable, &substituted(url, before), options)?;
+    let whole = substituted(url, before, &mut { MOST_SUBSTITUTED });
+    let whole = whole.ok_or_else(|| format!("{variable} is composed of too much: write it out"))?;
+    try_url(variable, &whole, options)?;
     let at = container.at.member("env").item(index).member("value");
     let end = behind.find(['/', '?', '#']).unwrap_or(behind.len());
     let (authority, mut rest) = behind.split_at_checked(end).unwrap_or_default();
@@ -247,6 +254,9 @@ fn need<'pod>(
             continue;
         };
         let Some(entry) = before.get(index).copied() else { continue };
+        if needed.iter().any(|known| std::ptr::eq(*known, entry)) {
+            continue;
+        }
         if entry.get("valueFrom").is_some_and(|from| from.get("resourceFieldRef").is_some()) {
             return Err(format!("it refers to {name}, which is about the container's own resources"));
         }
@@ -258,16 +268,17 @@ fn need<'pod>(
     Ok(())
 }
 
-/// The value with what is known put in, and a stand-in for the rest.
-fn substituted(value: &str, before: &[&Value]) -> String {
+/// The value with what is known put in, and a stand-in for the rest; nothing if that takes more than is `left`.
+fn substituted(value: &str, before: &[&Value], left: &mut usize) -> Option<String> {
+    *left = left.checked_sub(value.len() + COST)?;
     let mut out = value.to_owned();
     for name in references(value) {
         let index = before.iter().rposition(|entry| text(entry, "name") == name);
         let known = index.and_then(|index| Some((before.get(index)?.get("value")?.as_str()?, before.get(..index)?)));
-        let known = known.map_or_else(|| "1".to_owned(), |(value, before)| substituted(value, before));
+        let known = known.map_or_else(|| Some("1".to_owned()), |(value, before)| substituted(value, before, left))?;
         out = out.replacen(&format!("$({name})"), &known, 1);
     }
-    out
+    Some(out)
 }
 
 /// A source that `envFrom` names, and that may bring the variable.

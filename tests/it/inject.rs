@@ -19,10 +19,10 @@ const SAME_DOCUMENTS: [&str; 1] = ["deployment-anchors-merged.yaml"];
 
 /// What the program wrote.
 #[derive(Debug, PartialEq)]
-struct Written {
-    code: Option<i32>,
-    manifest: String,
-    said: String,
+pub struct Written {
+    pub code: Option<i32>,
+    pub manifest: String,
+    pub said: String,
 }
 
 impl Written {
@@ -34,7 +34,7 @@ impl Written {
 }
 
 /// Runs the program with arguments and a standard input.
-fn run(arguments: &[&str], input: &str) -> Written {
+pub fn run(arguments: &[&str], input: &str) -> Written {
     let binary = std::env::var("OUTRIGGER_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_outrigger").to_owned());
     let mut command = Command::new(binary);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -49,12 +49,12 @@ fn run(arguments: &[&str], input: &str) -> Written {
     Written { code: output.status.code(), manifest: text(output.stdout), said: text(output.stderr) }
 }
 
-fn folder(name: &str) -> PathBuf {
+pub fn folder(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/inject").join(name)
 }
 
 /// The files of a folder with their names, in order.
-fn files(name: &str) -> BTreeMap<String, String> {
+pub fn files(name: &str) -> BTreeMap<String, String> {
     let entries = fs::read_dir(folder(name)).expect("the folder is there").map(|entry| entry.expect("it can be read"));
     let read = |path: PathBuf| fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     entries.map(|entry| (entry.file_name().to_string_lossy().into_owned(), read(entry.path()))).collect()
@@ -130,7 +130,7 @@ fn a_cluster_would_take_them() {
 }
 
 /// What `manifests.py` has against them.
-fn judge(arguments: &[String]) -> String {
+pub fn judge(arguments: &[String]) -> String {
     let mut command = Command::new(dependency("PYTHON"));
     command.env("PYTHONDONTWRITEBYTECODE", "1").arg(folder("manifests.py")).args(arguments);
     let output = command.output().expect("Python can be run");

@@ -46,3 +46,4 @@ mod support;
 mod tidy;
 mod transactions;
 mod upstream;
+mod webhook;

@@ -26,15 +26,18 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("lifecycle", Allowed::Only(&["observe", "secret"])),
     ("secret", Allowed::Only(&[])),
     ("inject", Allowed::Only(&["config"])),
-    ("admin", Allowed::Only(&["buffer", "client", "lifecycle", "observe", "secret", "upstream", "version"])),
+    ("http", Allowed::Only(&[])),
+    ("webhook", Allowed::Only(&["config", "http", "inject", "lifecycle", "version"])),
+    ("admin", Allowed::Only(&["buffer", "client", "http", "lifecycle", "observe", "secret", "upstream", "version"])),
 ];
 
 /// Libraries that only these may name, so that each can be replaced in one place.
 const LIBRARIES: &[(&str, &[&str])] = &[
     ("redis_protocol", &["check", "resp", "upstream"]),
     ("clap", &["config", "main", "observe"]),
-    ("hyper", &["admin"]),
+    ("hyper", &["admin", "http", "webhook"]),
     ("saphyr_parser", &["inject"]),
+    ("rustls", &["webhook"]),
 ];
 
 /// What the README says of the default where the help names none.
@@ -137,21 +140,27 @@ fn every_dependency_says_why_it_is_there() {
     report("say in a comment on the line above what we use it for", &unexplained);
 }
 
+/// Sections of the README that list flags, and what they are flags of.
+const TABLES: [(&str, &[&str]); 2] = [("## Configuration", &[]), ("### Webhook", &["webhook"])];
+
 #[test]
 fn the_readme_lists_every_flag_as_the_help_does() {
-    let (help, readme) = (flags_of_help(), flags_of_readme());
-    assert!(help.contains_key("--upstream"), "the help could not be read: {help:?}");
     let mut found = Vec::new();
-    for (flag, told) in &help {
-        match readme.get(flag) {
-            None => found.push(format!("{flag} is missing; the help says {told}")),
-            Some(written) if !written.agrees_with(told) => {
-                found.push(format!("{flag}: the README says {written}, the help {told}"));
+    for (section, command) in TABLES {
+        let (help, readme) = (flags_of_help(command), flags_of_readme(section));
+        assert!(help.contains_key("--listen"), "the help could not be read: {help:?}");
+        for (flag, told) in &help {
+            match readme.get(flag) {
+                None => found.push(format!("{section}: {flag} is missing; the help says {told}")),
+                Some(written) if !written.agrees_with(told) => {
+                    found.push(format!("{section}: {flag}: the README says {written}, the help {told}"));
+                }
+                Some(_) => {}
             }
-            Some(_) => {}
         }
+        let surplus = readme.keys().filter(|flag| !help.contains_key(*flag));
+        found.extend(surplus.map(|flag| format!("{section}: {flag} does not exist")));
     }
-    found.extend(readme.keys().filter(|flag| !help.contains_key(*flag)).map(|flag| format!("{flag} does not exist")));
     report(
         &format!(
             "README.md has one row for each flag of `outrigger --help`: | `--flag VALUE` | `VARIABLE` | `default` | \
@@ -291,9 +300,10 @@ impl std::fmt::Display for Flag {
     }
 }
 
-/// The flags of `outrigger --help`, but for `--help` and `--version`.
-fn flags_of_help() -> BTreeMap<String, Flag> {
-    let output = Command::new(binary()).arg("--help").env_clear().output().expect("the program can be run");
+/// The flags that the help of the program or one of its commands lists, but for `--help` and `--version`.
+fn flags_of_help(command: &[&str]) -> BTreeMap<String, Flag> {
+    let output =
+        Command::new(binary()).args(command).arg("--help").env_clear().output().expect("the program can be run");
     assert!(output.status.success(), "outrigger --help ended with {}", output.status);
     let text = String::from_utf8(output.stdout).expect("the help is UTF-8");
     let mut blocks: Vec<Vec<&str>> = Vec::new();
@@ -323,10 +333,11 @@ fn between<'text>(text: &'text str, start: &str, end: &str) -> Option<&'text str
     text.split_once(start)?.1.split_once(end).map(|(inside, _)| inside)
 }
 
-/// The rows of the README's table whose first cell is a flag.
-fn flags_of_readme() -> BTreeMap<String, Flag> {
+/// The rows in a section of the README whose first cell is a flag.
+fn flags_of_readme(section: &str) -> BTreeMap<String, Flag> {
     let readme = read("README.md");
-    let rows = readme.lines().filter(|line| line.starts_with("| `--"));
+    let lines = readme.lines().skip_while(|line| *line != section).skip(1);
+    let rows = lines.take_while(|line| !line.starts_with("## ")).filter(|line| line.starts_with("| `--"));
     let mut flags = BTreeMap::new();
     for row in rows {
         let cells: Vec<_> = row.trim_matches('|').split(" | ").map(|cell| cell.trim().replace('`', "")).collect();

@@ -97,7 +97,7 @@ def main(arguments):
             # generateName is a name to come.
             for version in versions:
                 wrong.extend(f"{path}: Kubernetes {version}: {fault}" for fault in faults(document, version))
-            if document["kind"] in ("ConfigMap", "Secret", "Service", "Namespace") or not document["apiVersion"].split("/")[0] in ("v1", "apps", "batch"):
+            if document["kind"] in ("ConfigMap", "Secret", "Service", "ServiceAccount", "Namespace") or not document["apiVersion"].split("/")[0] in ("v1", "apps", "batch"):
                 continue
             template = template_of(document)
             pod = template["spec"]
