@@ -19,7 +19,7 @@ const SAME_DOCUMENTS: [&str; 1] = ["deployment-anchors-merged.yaml"];
 
 /// What the program wrote.
 #[derive(Debug, PartialEq)]
-struct Written {
+pub struct Written {
     code: Option<i32>,
     manifest: String,
     said: String,
@@ -27,14 +27,14 @@ struct Written {
 
 impl Written {
     /// The manifest, if all went well.
-    fn fine(self) -> String {
+    pub fn fine(self) -> String {
         assert_eq!(self.code, Some(0), "{}", self.said);
         self.manifest
     }
 }
 
 /// Runs the program with arguments and a standard input.
-fn run(arguments: &[&str], input: &str) -> Written {
+pub fn run(arguments: &[&str], input: &str) -> Written {
     let binary = std::env::var("OUTRIGGER_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_outrigger").to_owned());
     let mut command = Command::new(binary);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
