@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -128,19 +128,19 @@ impl Pod {
         on_this_machine(own).into_iter().chain(arguments).collect()
     }
 
-    /// A text with the paths of volumes replaced.
+    /// A path on a volume, as it is on this machine; any other text as it is.
     fn moved(&self, container: &Value, value: &str) -> String {
-        let mounts = list(&container["volumeMounts"]).iter();
-        let mount = mounts.map(|mount| (text(&mount["mountPath"]), self.folder.path().join(text(&mount["name"]))));
-        let moved =
-            mount.filter_map(|(path, folder)| Some(format!("{}{}", folder.display(), value.strip_prefix(path)?)));
-        moved.last().unwrap_or_else(|| value.to_owned())
+        let on = |mount: &Value| {
+            let within = Path::new(value).strip_prefix(text(&mount["mountPath"])).ok()?;
+            Some(self.folder.path().join(text(&mount["name"])).join(within).display().to_string())
+        };
+        list(&container["volumeMounts"]).iter().find_map(on).unwrap_or_else(|| value.to_owned())
     }
 
     /// Secrets are files; everything else is an empty folder that stays as long as the pod.
     fn fill_volumes(&self) {
-        for mount in list(&self.spec["containers"]).iter().chain(list(&self.spec["initContainers"])) {
-            for mount in list(&mount["volumeMounts"]) {
+        for container in list(&self.spec["containers"]).iter().chain(list(&self.spec["initContainers"])) {
+            for mount in list(&container["volumeMounts"]) {
                 fs::create_dir_all(self.folder.path().join(text(&mount["name"]))).expect("a folder can be made");
             }
         }

@@ -170,7 +170,7 @@ fn a_pod_lives_through_outages_and_ends_in_order() {
 
         let mut redis = example.start_redis();
         let took = visitors.wait_for("Redis is found", RECOVERED, Visit::is_served);
-        figures.add("served_after_redis_came_ms", took.as_millis());
+        figures.add("served_after_redis_was_ready_ms", took.as_millis());
         wait_until("visits are counted", PATIENCE, || visitors.counted() > 50);
         web.assert_well();
 
@@ -179,7 +179,7 @@ fn a_pod_lives_through_outages_and_ends_in_order() {
         web.assert_well();
         redis.start_again("redis");
         let took = visitors.wait_for("Redis serves again", RECOVERED, Visit::is_served);
-        figures.add("served_after_crash_ms", took.as_millis());
+        figures.add("served_after_restart_ms", took.as_millis());
         assert!(visitors.counted() > 25, "the volume has not kept the count: {}", visitors.counted());
 
         for (name, cut, mend) in [

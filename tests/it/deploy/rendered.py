@@ -93,7 +93,6 @@ def security(pod):
 
 def selects(selector, labels):
     """Whether a label selector selects these."""
-    labels = labels or {}
     operators = {
         "In": lambda value, values: value in values,
         "NotIn": lambda value, values: value not in values,
@@ -107,7 +106,7 @@ def selects(selector, labels):
 
 
 def labels_of(pod):
-    return pod.get("metadata", {}).get("labels")
+    return pod.get("metadata", {}).get("labels") or {}
 
 
 def texts_in(value):
@@ -210,7 +209,12 @@ def judge(name, documents, versions):
                 faults.append(f"Kubernetes {version}: {'.'.join(map(str, error.path))}: {error.message[:200]}")
             except manifests.kubernetes_validate.SchemaNotFoundError:
                 faults.append(f"Kubernetes {version} knows no {document['kind']} of {document['apiVersion']}")
+        if document["kind"] == "Namespace" and labels_of(document).get("pod-security.kubernetes.io/enforce") != "restricted":
+            faults.append("it does not enforce the restricted pod security standard")
         for pod in pods_of(document):
+            selector = document["spec"].get("selector", {})
+            if "matchLabels" in selector and not selects(selector, labels_of(pod)):
+                faults.append(f"its selector is not that of its pods: {selector}")
             faults += security(pod)
             faults += of_pod({**pod, "claims": document["spec"].get("volumeClaimTemplates", [])}, named)
         faults += of_selectors(document, pods)
