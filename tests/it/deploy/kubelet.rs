@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -144,13 +145,32 @@ impl Pod {
                 fs::create_dir_all(self.folder.path().join(text(&mount["name"]))).expect("a folder can be made");
             }
         }
-        for volume in list(&self.spec["volumes"]) {
-            let secret = &self.secrets[text(&volume["secret"]["secretName"])];
-            for item in list(&volume["secret"]["items"]) {
-                let path = self.folder.path().join(name_of(volume)).join(text(&item["path"]));
-                fs::write(path, text(&secret[text(&item["key"])])).expect("it can be written");
-            }
+        list(&self.spec["volumes"]).iter().for_each(|volume| self.fill(volume));
+    }
+
+    /// Writes a Secret's files as the kubelet does: into a folder of their own, which takes the place of the one before in one
+    /// step; names lead to it.
+    fn fill(&self, volume: &Value) {
+        let folder = self.folder.path().join(name_of(volume));
+        let secret = &self.secrets[text(&volume["secret"]["secretName"])];
+        let version = format!("..{}", fastrand::u64(..));
+        fs::create_dir(folder.join(&version)).expect("a folder can be made");
+        for item in list(&volume["secret"]["items"]) {
+            let path = text(&item["path"]);
+            fs::write(folder.join(&version).join(path), text(&secret[text(&item["key"])])).expect("it can be written");
+            // Stays from the first time on.
+            let _ = symlink(Path::new("..data").join(path), folder.join(path));
         }
+        symlink(version, folder.join("..data_tmp")).expect("a link can be made");
+        fs::rename(folder.join("..data_tmp"), folder.join("..data")).expect("it can be renamed");
+    }
+
+    /// Somebody changes a Secret: the pod's files follow.
+    pub(super) fn change_secret(&mut self, name: &str, change: impl Fn(&str) -> String) {
+        let secret = self.secrets.get_mut(name).expect("there is such a Secret").as_object_mut().expect("it has texts");
+        secret.values_mut().for_each(|value| *value = Value::String(change(text(value))));
+        let is_it = |volume: &&Value| volume["secret"]["secretName"] == name;
+        list(&self.spec["volumes"]).iter().filter(is_it).for_each(|volume| self.fill(volume));
     }
 
     fn run_after_start(&self, container: &Value) {
