@@ -87,7 +87,7 @@ impl Pod {
     }
 
     /// Starts a container: at first, or again.
-    pub(super) fn launch(&mut self, container: &Value) {
+    fn launch(&mut self, container: &Value) {
         let name = name_of(container).to_owned();
         self.containers.retain(|known| name_of(&known.spec) != name);
         let log = self.folder.path().join(format!("{name}.log"));
@@ -145,7 +145,8 @@ impl Pod {
                 fs::create_dir_all(self.folder.path().join(text(&mount["name"]))).expect("a folder can be made");
             }
         }
-        list(&self.spec["volumes"]).iter().for_each(|volume| self.fill(volume));
+        let secrets = list(&self.spec["volumes"]).iter().filter(|volume| volume["secret"].is_object());
+        secrets.for_each(|volume| self.fill(volume));
     }
 
     /// Writes a Secret's files as the kubelet does: into a folder of their own, which takes the place of the one before in one
@@ -212,12 +213,6 @@ impl Pod {
     pub(super) fn assert_well(&mut self) {
         for container in &mut self.containers {
             let name = name_of(&container.spec);
-            if list(&self.spec["initContainers"])
-                .iter()
-                .any(|init| init["name"] == name && init["restartPolicy"] != "Always")
-            {
-                continue;
-            }
             let ended = container.child.try_wait().expect("a child can be waited for");
             assert_eq!(ended, None, "{name} has ended");
             for probe in ["livenessProbe", "readinessProbe"] {
@@ -289,8 +284,11 @@ impl Pod {
     /// Tells these to end, and returns how they did, in the order in which they did.
     fn end_together(&mut self, names: &[String], begin: Instant, grace: Duration) -> Vec<Ended> {
         for name in names {
-            // One that is done already, as that of a Job, is only noted.
-            let _ = kill_process(Pid::from_child(&self.find(name).child), Signal::TERM);
+            let child = &mut self.find(name).child;
+            // One that is done already, as that of a Job, is only noted: its number may be another's by now.
+            if child.try_wait().expect("a child can be waited for").is_none() {
+                kill_process(Pid::from_child(child), Signal::TERM).expect("it is ours");
+            }
         }
         let mut ended: Vec<Ended> = Vec::new();
         let mut killed = false;
