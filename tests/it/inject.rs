@@ -27,7 +27,7 @@ pub struct Written {
 
 impl Written {
     /// The manifest, if all went well.
-    fn fine(self) -> String {
+    pub fn fine(self) -> String {
         assert_eq!(self.code, Some(0), "{}", self.said);
         self.manifest
     }

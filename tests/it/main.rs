@@ -25,6 +25,7 @@ mod command_table;
 mod compatibility;
 mod degraded;
 mod denied;
+mod deploy;
 mod differential;
 mod explain;
 mod info;

@@ -71,6 +71,11 @@ def restricted(container):
     return [rule for rule, holds in rules.items() if not holds]
 
 
+def latest():
+    """The three latest minor versions of Kubernetes."""
+    return list(dict.fromkeys(map(utils.major_minor, utils.all_versions())))[-3:]
+
+
 def faults(document, version):
     try:
         kubernetes_validate.validate(document, version, strict=True)
@@ -82,7 +87,7 @@ def faults(document, version):
 
 
 def main(arguments):
-    versions = list(dict.fromkeys(map(utils.major_minor, utils.all_versions())))[-3:]
+    versions = latest()
     wrong, judged, sidecars = [], 0, 0
     for argument in arguments:
         path, _, original = argument.partition("=")
@@ -121,4 +126,5 @@ def main(arguments):
     print("\n".join(wrong + [f"judged {judged} documents with {sidecars} sidecars against {', '.join(versions)}"]))
 
 
-main(sys.argv[1:])
+if __name__ == "__main__":
+    main(sys.argv[1:])
