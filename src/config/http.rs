@@ -1,6 +1,6 @@
 //! The HTTP port: where it is, and who may do what there.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -91,7 +91,8 @@ impl HttpAddress {
         let mut address = self.resolve()?.ok_or_else(|| wrong("http", "it is off, so there is nobody to ask"))?;
         match address.ip() {
             IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+            // It listens to IPv4 too, whose loopback is always there.
+            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
             IpAddr::V4(_) | IpAddr::V6(_) => {}
         }
         Ok(address)

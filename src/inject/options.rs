@@ -103,7 +103,7 @@ pub(super) fn of(defaults: &Defaults, annotations: [&Value; 2]) -> Result<Option
         from: defaults.from.clone(),
         database: None,
         port: None,
-        http: ("0.0.0.0".to_owned(), None),
+        http: ("[::]".to_owned(), None),
         mounts: Vec::new(),
         resources: BTreeMap::from([
             ("requests.cpu", CPU.to_owned()),
@@ -150,7 +150,7 @@ impl Options {
                     return Err(wrong(
                         name,
                         value,
-                        "is not IP:PORT with an address that probes can reach, such as 0.0.0.0",
+                        "is not IP:PORT with an address that probes can reach, such as [::]",
                     ));
                 }
                 self.http = (host.to_owned(), Some(port(name, number)?));

@@ -33,8 +33,10 @@ fn wait_ends_once_it_has_started() {
     assert_eq!(run(&mut outrigger(&["wait", "--http", &setting.http])), (Some(0), "started\n".to_owned()));
     assert_eq!(run(outrigger(&["wait"]).env("OUTRIGGER_HTTP", &setting.http)).0, Some(0));
     // One that listens everywhere is asked on the loopback.
-    let everywhere = setting.http.replace("127.0.0.1", "0.0.0.0");
-    assert_eq!(run(&mut outrigger(&["wait", "--http", &everywhere])).0, Some(0));
+    for everywhere in ["0.0.0.0", "[::]"] {
+        let everywhere = setting.http.replace("127.0.0.1", everywhere);
+        assert_eq!(run(&mut outrigger(&["wait", "--http", &everywhere])).0, Some(0));
+    }
 }
 
 #[test]

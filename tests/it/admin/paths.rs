@@ -185,7 +185,7 @@ fn a_loopback_peer_at_another_address_is_no_neighbour() {
         assert!(added.is_ok_and(|status| status.success()), "an address can be added");
         let server = Server::start(Kind::Redis70);
         let proxy = Proxy::start(&server, |flags| {
-            flags.args(["--http", "0.0.0.0:9379"]);
+            flags.args(["--http", "[::]:9379"]);
         });
         wait_until("it serves", PATIENCE, || http::get("127.0.0.1:9379", "/readyz").status == 200);
         for (address, is_near) in [("127.0.0.1:9379", true), ("10.9.9.9:9379", false)] {

@@ -66,7 +66,7 @@ fn start(pod: &Value, secrets: &BTreeMap<&str, String>) -> Vec<Ended> {
         lists.filter(|container| container["name"].as_str().is_some_and(|name| name.starts_with("outrigger")));
     let start_one = |sidecar: &Value| {
         let mut variables = environment(sidecar, secrets);
-        let http = variables["OUTRIGGER_HTTP"].replace("0.0.0.0", "127.0.0.1");
+        let http = variables["OUTRIGGER_HTTP"].replace("[::]", "127.0.0.1");
         variables.insert("OUTRIGGER_HTTP".to_owned(), http.clone());
         variables.insert("OUTRIGGER_LOG".to_owned(), "warn".to_owned());
         let child = Command::new(&binary).env_clear().envs(variables).spawn().expect("it can be run");
@@ -106,7 +106,7 @@ fn write_and_look(pod: &Value, variable: &str, server: &Server, database: u32, p
 
 /// Annotations that put the first sidecar where nobody else is.
 fn elsewhere() -> Value {
-    json!({"outrigger.dev/port": free_pair().to_string(), "outrigger.dev/http": format!("0.0.0.0:{}", free_pair())})
+    json!({"outrigger.dev/port": free_pair().to_string(), "outrigger.dev/http": format!("[::]:{}", free_pair())})
 }
 
 #[test]
