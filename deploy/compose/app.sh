@@ -5,7 +5,7 @@ set -eu
 load() {
     number=0
     while :; do
-        number=$(((number + 1) % 500))
+        number=$(((number + 1) % 100))
         echo "GET page:$number"
         echo "SET page:$number hello EX 60"
         sleep 0.05

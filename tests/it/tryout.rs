@@ -81,7 +81,11 @@ fn each_service_may_little_and_is_pinned() {
             assert!(!port.contains(":6379"), "the sidecar is the pod's own");
         }
         for (from, to) in mounts(service) {
-            assert!(from.exists() && from.starts_with(deployed("")), "{name}: {to} is nothing of ours: {}", from.display());
+            assert!(
+                from.exists() && from.starts_with(deployed("")),
+                "{name}: {to} is nothing of ours: {}",
+                from.display()
+            );
         }
     }
     for name in ["app", "outrigger"] {
@@ -207,7 +211,8 @@ fn grafana_is_given_the_dashboard_with_its_source() {
     assert!(status.success(), "{written}");
     let provider = &yaml(&read("grafana/provisioning/dashboards/outrigger.yaml"))["providers"][0];
     let path = provider["options"]["path"].as_str().expect("it says where").replace("/var/lib/grafana", &data);
-    let text = fs::read_to_string(Path::new(&path).join("outrigger.json")).expect("the dashboard is where Grafana looks");
+    let text =
+        fs::read_to_string(Path::new(&path).join("outrigger.json")).expect("the dashboard is where Grafana looks");
     let dashboard: Value = serde_json::from_str(&text).expect("it is still JSON");
     let source = &yaml(&read("grafana/provisioning/datasources/prometheus.yaml"))["datasources"][0];
     let mut uids = Vec::new();
