@@ -226,7 +226,7 @@ fn its_commands_do_what_it_says() {
 fn alone_its_figures_of_memory() {
     const LEASES: usize = 400;
     let _alone = alone();
-    allow_files(2 * 10_000);
+    allow_files(11_000);
     let server = Server::start(Kind::Redis70);
     let proxy = Proxy::start(&server, |flags| {
         flags.args(["--max-clients", "10100", "--pool-size", "500"]);
