@@ -9,6 +9,7 @@ use crate::program::run_to_end;
 use crate::support::{Kind, PATIENCE, Proxy, Server, dependency, is_direct, wait_until};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -38,16 +39,21 @@ fn yaml(text: &str) -> Value {
     serde_json::from_str(&written).unwrap_or_else(|error| panic!("{error}: {written}"))
 }
 
-/// The services as docker-compose understands them.
+/// The services as they stand in the file.
 fn services() -> Value {
-    let mut command = Command::new(dependency("DOCKER_COMPOSE"));
-    command.arg("-f").arg(deployed("compose.yaml")).arg("config");
-    let (status, written) = run_to_end(&mut command, PATIENCE);
-    assert!(status.success(), "{written}");
-    let services = &yaml(&written)["services"];
-    let names: Vec<_> = services.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, SERVICES, "{written}");
+    let services = &yaml(&read("compose.yaml"))["services"];
+    let names: BTreeSet<_> = services.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, SERVICES.into());
     services.clone()
+}
+
+#[test]
+fn docker_compose_takes_it() {
+    let mut command = Command::new(dependency("DOCKER_COMPOSE"));
+    // Each version writes it in another form, and all judge it by the specification.
+    command.arg("-f").arg(deployed("compose.yaml")).args(["config", "--quiet"]);
+    let (status, written) = run_to_end(&mut command, PATIENCE);
+    assert!(status.success() && written.is_empty(), "{written}");
 }
 
 fn texts(list: &Value) -> Vec<&str> {
@@ -58,7 +64,7 @@ fn texts(list: &Value) -> Vec<&str> {
 fn mounts(service: &Value) -> Vec<(PathBuf, String)> {
     let of = |mount: &str| {
         let [from, to, "ro"] = mount.split(':').collect::<Vec<_>>()[..] else { panic!("not read-only: {mount}") };
-        (PathBuf::from(from), to.to_owned())
+        (deployed(from.trim_start_matches("./")), to.to_owned())
     };
     texts(&service["volumes"]).into_iter().map(of).collect()
 }
@@ -99,8 +105,8 @@ fn the_sidecar_is_what_the_dockerfile_builds() {
         return;
     }
     let outrigger = &services()["outrigger"];
-    assert_eq!(outrigger["build"]["context"].as_str().map(Path::new), Some(Path::new(env!("CARGO_MANIFEST_DIR"))));
-    let image = fs::read_to_string(deployed("../Dockerfile")).expect("there is one");
+    let context = outrigger["build"].as_str().expect("it is built");
+    let image = read(&format!("{context}/Dockerfile"));
     assert!(image.contains(&format!("USER {}\n", outrigger["user"].as_str().unwrap_or_default())));
     let test = texts(&outrigger["healthcheck"]["test"]);
     assert!(image.contains(&format!("ENTRYPOINT [\"{}\"]", test[1])), "{test:?}");
