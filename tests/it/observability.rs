@@ -3,7 +3,7 @@
 
 mod alerts;
 mod dashboard;
-mod prometheus;
+pub(crate) mod prometheus;
 mod scraped;
 mod table;
 

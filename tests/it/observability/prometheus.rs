@@ -9,7 +9,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 /// A running Prometheus; ended when dropped.
-pub(super) struct Prometheus {
+pub(crate) struct Prometheus {
     address: String,
     child: Child,
     _folder: TempDir,
@@ -17,23 +17,28 @@ pub(super) struct Prometheus {
 
 impl Prometheus {
     /// One that scrapes `target`.
-    pub(super) fn scraping(target: &str) -> Self {
+    pub(crate) fn scraping(target: &str) -> Self {
         Self::start(target, "")
     }
 
     /// One that evaluates rules too.
-    pub(super) fn watching(target: &str, rules: &Path) -> Self {
+    pub(crate) fn watching(target: &str, rules: &Path) -> Self {
         Self::start(target, &format!("rule_files: ['{}']\n", rules.display()))
     }
 
     fn start(target: &str, more: &str) -> Self {
-        let folder = tempfile::tempdir().expect("a temporary directory can be made");
-        let (config, log) = (folder.path().join("prometheus.yml"), folder.path().join("log"));
         let scrape = format!("[{{targets: ['{target}'], labels: {{namespace: test, pod: proxy-0}}}}]");
         let text = format!(
             "global: {{scrape_interval: 1s, evaluation_interval: 1s}}\n{more}scrape_configs:\n  \
              - {{job_name: outrigger, static_configs: {scrape}}}\n"
         );
+        Self::configured(&text)
+    }
+
+    /// One with this configuration.
+    pub(crate) fn configured(text: &str) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary directory can be made");
+        let (config, log) = (folder.path().join("prometheus.yml"), folder.path().join("log"));
         fs::write(&config, text).expect("the configuration can be written");
         let mut command = Command::new(dependency("PROMETHEUS"));
         command.args(["--web.listen-address=127.0.0.1:0", "--storage.tsdb.retention.time=1h"]);
@@ -57,7 +62,7 @@ impl Prometheus {
     }
 
     /// Whether a query is answered with any series at all.
-    pub(super) fn has(&self, query: &str) -> bool {
+    pub(crate) fn has(&self, query: &str) -> bool {
         let encoded: String = query.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let answer = self.ask(&format!("/api/v1/query?query={encoded}"));
         assert_eq!(answer["status"], "success", "{query}: {answer}");
@@ -65,12 +70,12 @@ impl Prometheus {
     }
 
     /// Waits until a query is answered with any series at all.
-    pub(super) fn wait_for(&self, query: &str, limit: Duration) {
+    pub(crate) fn wait_for(&self, query: &str, limit: Duration) {
         wait_until(&format!("there is {query}"), limit, || self.has(query));
     }
 
     /// How the evaluation of each rule went: `ok`, `err`, or `unknown` before the first.
-    pub(super) fn rules(&self) -> Vec<String> {
+    pub(crate) fn rules(&self) -> Vec<String> {
         let answer = self.ask("/api/v1/rules");
         let groups = answer["data"]["groups"].as_array().into_iter().flatten();
         let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
@@ -78,7 +83,7 @@ impl Prometheus {
     }
 
     /// What the warnings say that wait or fire.
-    pub(super) fn summaries(&self) -> Vec<String> {
+    pub(crate) fn summaries(&self) -> Vec<String> {
         let answer = self.ask("/api/v1/alerts");
         let alerts = answer["data"]["alerts"].as_array().into_iter().flatten();
         let warnings = alerts.filter(|alert| alert["labels"]["severity"] == "warning");
