@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use redis_protocol::resp3::types::OwnedFrame;
 use tokio::runtime::Builder;
 
-use crate::admin;
+use crate::admin::{self, caller};
 use crate::client::ListenAddress;
 use crate::client::listener::bind_all;
 use crate::config::Config;
@@ -45,7 +45,7 @@ async fn report(config: &Config) -> ExitCode {
     }
     let (workers, pool) = (config.workers, config.upstream.pool_size);
     println!("ok    configuration: workers {workers}, pool of {pool} upstream connections");
-    taken_addresses(config).iter().for_each(|finding| println!("{finding}"));
+    examine_addresses(config).await.iter().for_each(|finding| println!("{finding}"));
     match examine(config).await {
         Ok(findings) => {
             findings.iter().for_each(|finding| println!("{finding}"));
@@ -58,8 +58,14 @@ async fn report(config: &Config) -> ExitCode {
     }
 }
 
-/// Addresses that could not be listened on. Sockets with a path are left alone: to try one is to replace it.
-fn taken_addresses(config: &Config) -> Vec<String> {
+/// Addresses that could not be listened on, unless that is because a proxy is there. Sockets with a path are left alone: to try
+/// one is to replace it.
+async fn examine_addresses(config: &Config) -> Vec<String> {
+    if let Some(http) = config.http.as_ref().map(|config| caller::reachable(config.address))
+        && caller::is_alive(http).await
+    {
+        return vec![format!("ok    a proxy is alive at {http}: its addresses are not tried")];
+    }
     let clients = &config.clients;
     let tcp = |addresses: &[ListenAddress]| -> Vec<_> {
         addresses.iter().filter(|address| matches!(address, ListenAddress::Tcp(_))).cloned().collect()
@@ -70,7 +76,7 @@ fn taken_addresses(config: &Config) -> Vec<String> {
     ];
     let http = config.http.as_ref().and_then(|config| admin::bind(config).err()).map(|error| error.to_string());
     let problems = listen.into_iter().flatten().chain(http);
-    problems.map(|problem| format!("WARN  {problem} (unless it is this very proxy that runs there)")).collect()
+    problems.map(|problem| format!("WARN  {problem}")).collect()
 }
 
 async fn examine(config: &Config) -> Result<Vec<String>, Error> {

@@ -1,6 +1,6 @@
 //! The other end of the line: `outrigger wait` and `outrigger healthcheck`, for images without a shell.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,6 +19,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
 /// How often one who waits asks.
 const ASK_EVERY: Duration = Duration::from_millis(100);
+
+/// What one that lives says to that question.
+pub(super) const ALIVE: &str = "alive";
 
 /// Longest answer that is read.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -85,6 +88,18 @@ pub fn healthcheck(address: SocketAddr, question: Question) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Where to ask a proxy that listens at `address`: one that listens everywhere listens on the loopback too, and at `[::]` on that
+/// of IPv4, which is always there.
+#[must_use]
+pub fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() { (Ipv4Addr::LOCALHOST, address.port()).into() } else { address }
+}
+
+/// True if a proxy at `address` says that it lives.
+pub async fn is_alive(address: SocketAddr) -> bool {
+    ask(address, Question::Live.path(), ANSWER_WITHIN).await.is_ok_and(|words| words == ALIVE)
 }
 
 fn run(asking: impl Future<Output = Result<String, String>>) -> Result<String, String> {

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Config;
+use super::caller::ALIVE;
 use super::health::Pulse;
 use crate::lifecycle::{Lifecycle, Phase};
 use crate::upstream::Shared;
@@ -63,7 +64,7 @@ impl Probes {
     /// Whether the process lives: its workers go on.
     pub(super) fn live(&self) -> Word {
         let stuck = self.stuck.load(Ordering::Relaxed);
-        (if stuck { "a worker is stuck" } else { "alive" }.to_owned(), !stuck)
+        (if stuck { "a worker is stuck" } else { ALIVE }.to_owned(), !stuck)
     }
 
     /// Whether it may get traffic. Degraded answers count as serving.

@@ -1,6 +1,6 @@
 //! The HTTP port: where it is, and who may do what there.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use clap::builder::BoolishValueParser;
 
 use super::{Error, duration, setting, wrong};
 use crate::admin;
+use crate::admin::caller::reachable;
 use crate::secret::Secret;
 
 /// Where the HTTP port is: the same for who opens it and for who asks there.
@@ -83,19 +84,13 @@ impl HttpAddress {
         self.text.parse().map(Some).map_err(problem)
     }
 
-    /// Where to ask a proxy that was given this address: one that listens everywhere listens on the loopback too.
+    /// Where to ask a proxy that was given this address.
     ///
     /// # Errors
     /// It is no address, or none to ask at.
     pub fn peer(&self) -> Result<SocketAddr, Error> {
-        let mut address = self.resolve()?.ok_or_else(|| wrong("http", "it is off, so there is nobody to ask"))?;
-        match address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-            // It listens to IPv4 too, whose loopback is always there.
-            IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-            IpAddr::V4(_) | IpAddr::V6(_) => {}
-        }
-        Ok(address)
+        let address = self.resolve()?.ok_or_else(|| wrong("http", "it is off, so there is nobody to ask"))?;
+        Ok(reachable(address))
     }
 }
 

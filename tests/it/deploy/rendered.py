@@ -190,6 +190,10 @@ def of_selectors(document, pods):
         yield from (f"{port} is no port of the pods it selects" for port in wanted if port not in [*ports, *ports.values()])
 
 
+# What older clusters do not have in the version that is written here; its own manifest says so.
+SINCE = {"MutatingAdmissionPolicy": (1, 36), "MutatingAdmissionPolicyBinding": (1, 36)}
+
+
 def judge(name, documents, versions):
     there = {(document["kind"], document["metadata"]["name"]) for document in documents}
     # What makes a Secret names it: a Certificate, the rights of a Job.
@@ -202,7 +206,9 @@ def judge(name, documents, versions):
     for document in documents:
         what = f"{name}: {document['kind']}/{document['metadata']['name']}"
         faults = []
-        for version in versions if is_of_kubernetes(document) else []:
+        first = SINCE.get(document["kind"], (0, 0))
+        known = [version for version in versions if tuple(map(int, version.split("."))) >= first]
+        for version in known if is_of_kubernetes(document) else []:
             try:
                 manifests.kubernetes_validate.validate(document, version, strict=True)
             except manifests.kubernetes_validate.ValidationError as error:
