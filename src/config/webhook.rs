@@ -94,9 +94,8 @@ impl Webhook {
             wrong("listen", format!("`{}` is not IP:PORT, such as [::]:8443 or 0.0.0.0:8443", self.listen))
         })?;
         let file = |flag, file: &Option<PathBuf>, what| {
-            let file = file.clone().filter(|file| !file.as_os_str().is_empty());
             let missing = || wrong(flag, format!("missing: name the file of the {what}, in PEM"));
-            file.map(|file| (setting(flag), file)).ok_or_else(missing)
+            file.clone().map(|file| (setting(flag), file)).ok_or_else(missing)
         };
         let image = self.image.as_deref().map(str::trim).filter(|image| !image.is_empty());
         // A guess would be an image that no node can pull, in every pod.

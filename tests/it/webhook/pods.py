@@ -20,6 +20,8 @@ PATHS = {
     "CronJob": ["spec", "jobTemplate", "spec", "template"],
 }
 
+GROUPS = ("v1", "apps", "batch", "extensions")
+
 
 class Loader(yaml.CSafeLoader):
     """As Kubernetes reads YAML: a date is a string."""
@@ -66,7 +68,8 @@ def without_nothing(value):
 
 for path in sys.argv[1:]:
     for workload in objects(path):
-        if workload.get("kind") not in PATHS:
+        # Others have kinds of these names too.
+        if workload.get("kind") not in PATHS or workload.get("apiVersion", "").split("/")[0] not in GROUPS:
             continue
         try:
             print(json.dumps([os.path.basename(path), without_nothing(pod_of(workload))]))

@@ -103,8 +103,8 @@ fn every_pod_of_the_corpus_becomes_what_inject_makes_of_it() {
         fs::write(&path, patched.to_string()).expect("it can be written");
         paths.push(path.display().to_string());
     }
-    println!("figures webhook corpus: pods={} patched={}", corpus.len() + refused.len(), paths.len());
-    assert!(paths.len() >= 40, "hardly any was injected");
+    println!("figures webhook corpus: pods={} refused={} patched={}", corpus.len(), refused.len(), paths.len());
+    assert!(paths.len() >= 35, "hardly any was injected");
     assert_eq!(judge(&paths), "");
 }
 
@@ -155,13 +155,14 @@ fn pods_of_controllers_get_their_sidecar() {
         assert_eq!(webhook.ask(&about(&patched))["response"]["patch"], Value::Null, "{name}");
     }
     webhook.wait_for_lines("pod injected", 3);
-    let line = webhook.line("queue-0");
+    let line = webhook.line(r#""message":"pod injected","namespace":"shop","pod":"queue-0""#);
     assert_eq!((&line["namespace"], &line["dry_run"]), (&json!("shop"), &json!(false)));
     assert_eq!(
         line["what"],
         "REDIS_URL of queue -> 127.0.0.1:6379 -> redis.data.svc:6379"
             .replace("queue ->", "queue, REDIS_URL of migrate ->")
     );
+    webhook.wait_for_lines("\"why\":\"it has its sidecar\"", 3);
     assert_eq!(webhook.logged("web-6b7f9c8d5-"), 2);
 }
 
