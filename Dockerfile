@@ -3,14 +3,15 @@
 #   docker build -t outrigger --build-arg REVISION=$(git rev-parse HEAD) .
 #   docker build -t outrigger --platform linux/arm64 .
 #
-# Whatever it is built for, the compiler runs on the processor of the machine that builds it.
-ARG BUILDPLATFORM=linux/amd64
+# Whatever it is built for, the compiler runs on the processor of the machine that builds it. Both names are set by the builder,
+# as long as they are given no values here.
+ARG BUILDPLATFORM
 
 FROM --platform=${BUILDPLATFORM} docker.io/library/rust:1.95.0-bookworm AS build
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /build
 # amd64 or arm64: what --platform says.
-ARG TARGETARCH=amd64
+ARG TARGETARCH
 
 # What it is compiled for, and the linker for that where it is another than this machine; of its versions Debian has one.
 # hadolint ignore=DL3008

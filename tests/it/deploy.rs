@@ -183,6 +183,8 @@ fn the_policies_let_through_what_is_needed_and_nothing_else() {
         (WEB, REDIS, "22/TCP", false),
         (WEB, DNS, "53/UDP", true),
         (WEB, DNS, "53/TCP", true),
+        (WEB, "169.254.20.10", "53/UDP", true),
+        (WEB, "169.254.20.11", "53/UDP", false),
         (WEB, "elsewhere", "443/TCP", false),
         (WEB, "elsewhere", "6379/TCP", false),
         (REDIS, "elsewhere", "443/TCP", false),

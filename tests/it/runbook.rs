@@ -112,13 +112,26 @@ fn every_flag_and_annotation_that_it_names_exists() {
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, annotations: {outrigger.dev/NAME: x}}\nspec: {containers: \
                [{name: app, image: a, env: [{name: REDIS_URL, value: 'redis://h'}]}]}\n";
     let folder = tempfile::tempdir().expect("a temporary directory can be made");
+    let inject = |annotation: &str| {
+        let path = folder.path().join("pod.yaml");
+        fs::write(&path, pod.replace("NAME: x", annotation)).expect("it can be written");
+        said(&["inject", "-f", &path.display().to_string()])
+    };
     let annotations = named(&runbook, "outrigger.dev/");
     assert!(annotations.len() > 10, "{annotations:?}");
     for name in annotations {
-        let path = folder.path().join("pod.yaml");
-        fs::write(&path, pod.replace("NAME", &name)).expect("it can be written");
-        let said = said(&["inject", "-f", &path.display().to_string()]);
+        let said = inject(&format!("{name}: x"));
         assert!(!said.contains("is no annotation") && !said.contains("cannot be set"), "{said}");
+    }
+    // Where a value is given too, it is taken.
+    let given = spans.iter().filter_map(|span| span.strip_prefix("outrigger.dev/")).filter(|span| span.contains(": "));
+    let given: BTreeSet<_> = given.filter(|setting| !setting.starts_with("inject: \"false")).collect();
+    assert!(given.len() > 4, "{given:?}");
+    for setting in given {
+        let said = inject(setting);
+        // That needs a larger pool too, as the runbook says there.
+        let needs_more = setting == "mode: session" && said.contains("--pool-size");
+        assert!(said.contains("Pod/p: injected") || needs_more, "{setting}: {said}");
     }
 }
 
@@ -169,7 +182,7 @@ fn run(line: &str, proxy: &Proxy, server: &Server, folder: &TempDir) -> String {
     let line = line.split_once(" -- ").map_or(line, |(_, inside)| inside);
     let line = line.replace("localhost:9379", &proxy.http()).replace("-p 6390", &format!("-p {port}"));
     let line =
-        line.replace("kubectl get deployment web -o yaml", "cat injected.yaml").replace("kubectl apply -f -", "cat");
+        line.replace("kubectl get deployment web -o yaml", "cat injected.yaml").replace("kubectl replace -f -", "cat");
     let tools = [PathBuf::from(binary()), dependency("REDIS_CLI")];
     let tools = tools.iter().filter_map(|tool| tool.parent()).map(|folder| folder.display().to_string());
     let path = std::env::var("PATH").unwrap_or_default();

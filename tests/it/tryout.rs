@@ -80,8 +80,11 @@ fn each_service_may_little_and_is_pinned() {
         assert_eq!(service["read_only"], true, "{name}");
         assert_eq!(texts(&service["cap_drop"]), ["ALL"], "{name}");
         assert_eq!(texts(&service["security_opt"]), ["no-new-privileges:true"], "{name}");
-        let user = service["user"].as_str().unwrap_or_default();
-        assert!(!user.is_empty() && !user.starts_with("0:"), "{name} is root");
+        let user = service["user"].as_str().unwrap_or_default().split(':').next().unwrap_or_default();
+        assert!(user.parse::<u32>().is_ok_and(|user| user > 0), "{name} is root, or nobody knows who: {user}");
+        for memory in texts(&service["tmpfs"]) {
+            assert!(memory.contains(&format!(":uid={user},")), "{name} cannot write to {memory}, which is root's");
+        }
         for port in texts(&service["ports"]) {
             assert!(port.starts_with("127.0.0.1:"), "{name} can be reached from other machines: {port}");
             assert!(!port.contains(":6379"), "the sidecar is the pod's own");
@@ -96,6 +99,17 @@ fn each_service_may_little_and_is_pinned() {
     }
     for name in ["app", "outrigger"] {
         assert_eq!(services[name]["network_mode"], "service:pod", "{name} is not in the pod");
+    }
+}
+
+/// A builder sets these by itself, but for those that are given a value: an image for another processor would hold the
+/// wrong program.
+#[test]
+fn the_dockerfile_leaves_the_processor_to_the_builder() {
+    let image = read("../Dockerfile");
+    for name in ["BUILDPLATFORM", "TARGETARCH"] {
+        let lines: Vec<_> = image.lines().filter(|line| line.starts_with(&format!("ARG {name}"))).collect();
+        assert_eq!(lines, [format!("ARG {name}")]);
     }
 }
 

@@ -2,11 +2,12 @@
 
     policies.py FILE FLOW…    yes or no for each flow, a line each
 
-A flow is `FROM>TO:PORT/PROTOCOL`, where FROM and TO are the namespace and the labels of a pod, `NAMESPACE{name=value,…}`, or
-`elsewhere` for what is in no cluster. A namespace has the label of its own name. Only what our policies say is read: anything
+A flow is `FROM>TO:PORT/PROTOCOL`, where FROM and TO are the namespace and the labels of a pod, `NAMESPACE{name=value,…}`, an
+address for what is no pod, or `elsewhere` for what is anywhere else. A namespace has the label of its own name. Only what our policies say is read: anything
 else is an error, not a no.
 """
 
+import ipaddress
 import re
 import sys
 
@@ -15,17 +16,21 @@ import rendered  # noqa: E402
 
 
 def end(text):
-    """A namespace and the labels of a pod."""
+    """A namespace and the labels of a pod; or an address, of which no policy of ours speaks but as a peer."""
     if text == "elsewhere":
         return None
+    if re.fullmatch(r"[0-9.]+", text):
+        return ipaddress.ip_address(text)
     namespace, labels = re.fullmatch(r"([a-z-]+)\{(.*)\}", text).groups()
     return namespace, dict(pair.split("=") for pair in labels.split(",") if pair)
 
 
 def is_peer(peer, own_namespace, other):
-    if set(peer) - {"podSelector", "namespaceSelector"}:
+    if set(peer) - {"podSelector", "namespaceSelector"} and set(peer) != {"ipBlock"} or "except" in peer.get("ipBlock", {}):
         raise NotImplementedError(f"this evaluator reads no such peer: {peer}")
-    if other is None:
+    if "ipBlock" in peer:
+        return not isinstance(other, (tuple, type(None))) and other in ipaddress.ip_network(peer["ipBlock"]["cidr"])
+    if not isinstance(other, tuple):
         return False
     namespace, labels = other
     if "namespaceSelector" in peer:
@@ -44,7 +49,7 @@ def admits(rule, way, own_namespace, other, port):
 
 def side_allows(policies, way, own, other, port):
     """One side of a flow: without a policy that selects the pod, everything is let through."""
-    if own is None:
+    if not isinstance(own, tuple):
         return True
     namespace, labels = own
     selecting = [

@@ -194,11 +194,16 @@ def of_selectors(document, pods):
 SINCE = {"MutatingAdmissionPolicy": (1, 36), "MutatingAdmissionPolicyBinding": (1, 36)}
 
 
+# Secrets that people make by the words of the README.
+BY_HAND = {"deploy/kubernetes/webhook/base": ["outrigger-webhook-tls"]}
+
+
 def judge(name, documents, versions):
     there = {(document["kind"], document["metadata"]["name"]) for document in documents}
     # What makes a Secret names it: a Certificate, the rights of a Job.
     makers = {text for document in documents if not pods_of(document) for text in texts_in(document)}
-    named = lambda kind, name: (kind, name) in there or (kind == "Secret" and name in makers)  # noqa: E731
+    by_hand = BY_HAND.get(name, ())
+    named = lambda kind, text: (kind, text) in there or (kind == "Secret" and text in [*makers, *by_hand])  # noqa: E731
     pods = []
     for document in documents:
         for pod in pods_of(document):
