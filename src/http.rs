@@ -213,12 +213,7 @@ async fn serve<S: Site>(stream: TcpStream, caller: Caller, site: Arc<S>, limits:
             // The connection first: a request that is there already is answered, and its place then is not free.
             biased;
             ended = &mut connection => {
-                // What a stranger sends is its own affair.
-                if let Err(error) = ended {
-                    refused_unread(&error).into_iter().for_each(|status| site.refused_unread(status));
-                    tracing::debug!(%error, "an HTTP connection failed");
-                }
-                return;
+                return ended.unwrap_or_else(|error| failed(&error, &*site));
             }
             () = place.wanted.notified() => {
                 // When the answer has left, whoever wants the place is told, and asks for it again.
@@ -239,11 +234,18 @@ async fn serve<S: Site>(stream: TcpStream, caller: Caller, site: Arc<S>, limits:
     }
 }
 
-/// The status of what hyper has refused by itself: its head is none, or too long.
-fn refused_unread(error: &hyper::Error) -> Option<StatusCode> {
+/// A connection did not end well. What a stranger sends is its own affair; what hyper has refused by itself, a head that is none
+/// or too long, is noted.
+fn failed(error: &hyper::Error, site: &impl Site) {
+    tracing::debug!(%error, "an HTTP connection failed");
     let too_long = error.is_parse_too_large();
-    let status = if too_long { StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-    error.is_parse().then_some(status)
+    if error.is_parse() {
+        site.refused_unread(if too_long {
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+        } else {
+            StatusCode::BAD_REQUEST
+        });
+    }
 }
 
 /// All places.
