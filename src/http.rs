@@ -7,6 +7,7 @@
 mod message;
 
 use std::convert::Infallible;
+use std::error::Error;
 use std::future::{Future, pending};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -71,6 +72,9 @@ pub trait Site: Send + Sync + 'static {
 
     /// Notes what was refused with this status before it was a request.
     fn refused_unread(&self, _status: StatusCode) {}
+
+    /// Notes why a connection could not begin, or did not end well.
+    fn failed(&self, _error: &(dyn Error + 'static)) {}
 }
 
 /// Opens a socket; where `[::]` cannot be had, since the machine has no IPv6, on all addresses of IPv4.
@@ -184,7 +188,7 @@ async fn serve<S: Site>(stream: TcpStream, caller: Caller, site: Arc<S>, limits:
         Ok(stream) => stream,
         Err(error) => {
             tracing::debug!(%error, "an HTTP connection could not begin");
-            return;
+            return site.failed(&error);
         }
     };
     let answer = service_fn(|request| {
@@ -238,6 +242,7 @@ async fn serve<S: Site>(stream: TcpStream, caller: Caller, site: Arc<S>, limits:
 /// or too long, is noted.
 fn failed(error: &hyper::Error, site: &impl Site) {
     tracing::debug!(%error, "an HTTP connection failed");
+    site.failed(error);
     let too_long = error.is_parse_too_large();
     if error.is_parse() {
         site.refused_unread(if too_long {

@@ -86,8 +86,15 @@ pub struct Patch {
 pub fn patch(pod: &Value, defaults: &Defaults) -> Result<Patch, Not> {
     let workload = workload::workloads(pod).into_iter().find(|workload| workload.kind == "Pod");
     let workload = workload.ok_or_else(|| Not::Wanted("it is no pod".to_owned()))?;
-    if undo::uninject(pod, &workload)?.is_some() {
+    // Whoever else has changed it since, it has one.
+    let undone = undo::uninject(pod, &workload);
+    if !matches!(undone, Ok(None)) && workload.has_sidecar(pod) {
         return Err(Not::Wanted("it has its sidecar".to_owned()));
+    }
+    if undone?.is_some() {
+        return Err(Not::Possible(
+            "it says that it was injected, and has no sidecar: annotations were copied, but not all else".to_owned(),
+        ));
     }
     if pod.pointer(MIRROR).is_some() {
         return Err(Not::Wanted("it shows a static pod, which is made by its node".to_owned()));

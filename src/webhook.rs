@@ -15,7 +15,8 @@ mod review;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::header::{ALLOW, CONTENT_TYPE, HeaderValue};
@@ -25,6 +26,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::{self, AlertDescription};
 use tokio_rustls::server::TlsStream;
 
 use crate::config::WebhookConfig;
@@ -37,7 +39,8 @@ use review::{Outcome, Reviewed, review};
 
 /// Limits of the port.
 static LIMITS: Limits = Limits {
-    places: 64,
+    // An API server asks 200 times at once at the most, each time over another connection; mostly there are three of them.
+    places: 640,
     // The API server gives up sooner.
     first: Duration::from_secs(10),
     // Go's clients, of which the API server is one, keep connections for 90 s: if we were the first to close one, a question
@@ -47,6 +50,9 @@ static LIMITS: Limits = Limits {
     // The API server itself takes no request over 3 MiB, and what it keeps is smaller; around it there is little.
     body: BodyLimits { longest: 3 << 20, discarded: 4 << 20, within: Duration::from_secs(5) },
 };
+
+/// It is said this often that the certificate is refused.
+const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
@@ -110,15 +116,19 @@ async fn serve(config: &WebhookConfig) -> Result<u8, Error> {
     let desk = Arc::new(Desk {
         tls: TlsAcceptor::from(Arc::new(tls)),
         defaults: Defaults::new(config.image.clone(), &config.sidecar),
+        parting: AtomicBool::new(false),
+        complained: Mutex::default(),
     });
     let (ending, told_to_end) = watch::channel(false);
-    let mut serving = tokio::spawn(http::run(listener, desk, &LIMITS, told_to_end));
+    let mut serving = tokio::spawn(http::run(listener, Arc::clone(&desk), &LIMITS, told_to_end));
     let reload = Arc::new(Notify::new());
     tokio::spawn(certificate.watch(Arc::clone(&reload)));
     tracing::info!(%address, image = config.image, version = version::VERSION, "webhook listening");
     let asked_by = told_to_stop(&mut signals, &reload).await;
     let begun = Instant::now();
     tracing::info!(asked_by = asked_by.name(), "draining");
+    // What is asked over a connection when it is closed would be lost, so each is closed with the next answer.
+    desk.parting.store(true, Ordering::Relaxed);
     let drain = async {
         sleep(config.drain.parting).await;
         ending.send_replace(true);
@@ -150,6 +160,10 @@ async fn told_to_stop(signals: &mut Signals, reload: &Notify) -> Told {
 struct Desk {
     tls: TlsAcceptor,
     defaults: Defaults,
+    /// Connections are closed with their next answer.
+    parting: AtomicBool,
+    /// When it was said last that the certificate is refused.
+    complained: Mutex<Option<Instant>>,
 }
 
 impl http::Site for Desk {
@@ -160,6 +174,36 @@ impl http::Site for Desk {
     }
 
     async fn answer(&self, _is_near: bool, head: &Request<()>, body: Result<Whole, StatusCode>) -> Answer {
+        let answer = self.answer_head(head, body);
+        if self.parting.load(Ordering::Relaxed) { closing(answer) } else { answer }
+    }
+
+    /// A caller that refuses the certificate goes without an answer, and so every pod without its sidecar.
+    fn failed(&self, error: &(dyn std::error::Error + 'static)) {
+        let Some(alert) = alert_of(error) else { return };
+        let mut complained = self.complained.lock().unwrap_or_else(PoisonError::into_inner);
+        if complained.is_none_or(|last| last.elapsed() >= COMPLAIN_EVERY) {
+            *complained = Some(Instant::now());
+            tracing::warn!(alert = ?alert, "a caller refuses the certificate: is it that of the caBundle, and not expired?");
+        }
+    }
+}
+
+/// What the other side of TLS complains of.
+fn alert_of(error: &(dyn std::error::Error + 'static)) -> Option<AlertDescription> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if let Some(rustls::Error::AlertReceived(alert)) = inner.and_then(|inner| inner.downcast_ref()) {
+            return Some(*alert);
+        }
+        next = error.source();
+    }
+    None
+}
+
+impl Desk {
+    fn answer_head(&self, head: &Request<()>, body: Result<Whole, StatusCode>) -> Answer {
         let (path, allowed) = match head.uri().path() {
             "/mutate" => (Path::Mutate, "POST"),
             "/healthz" => (Path::Health, "GET, HEAD"),
@@ -175,15 +219,7 @@ impl http::Site for Desk {
             (_, Err(refusal)) => closing(refused(refusal, "the body is too long, or too slow")),
         }
     }
-}
 
-#[derive(Clone, Copy)]
-enum Path {
-    Mutate,
-    Health,
-}
-
-impl Desk {
     fn mutate(&self, head: &Request<()>, body: &[u8]) -> Answer {
         let kind = head.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
@@ -203,6 +239,12 @@ impl Desk {
 fn refused(status: StatusCode, problem: &str) -> Answer {
     tracing::warn!(status = status.as_u16(), problem, "cannot answer what is no review");
     text(status, problem)
+}
+
+#[derive(Clone, Copy)]
+enum Path {
+    Mutate,
+    Health,
 }
 
 fn tell(reviewed: &Reviewed) {

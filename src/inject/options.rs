@@ -1,11 +1,14 @@
 //! What is wanted for one workload: what was typed, and over it the workload's own annotations.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 
 use serde_json::Value;
 
 use crate::config::{Sidecar, flags, try_flags};
+
+/// Variables that may be looked for.
+const MOST_VARIABLES: usize = 20;
 
 /// The domain of all annotations.
 pub(super) const DOMAIN: &str = "outrigger.dev/";
@@ -139,7 +142,13 @@ impl Options {
                 _ => return Err(wrong(name, value, "is neither native nor classic")),
             },
             "image" if !value.trim().is_empty() => value.trim().clone_into(&mut self.image),
-            "env" if items().next().is_some() => self.variables = items().map(str::to_owned).collect(),
+            "env" if items().next().is_some() => {
+                let mut known = HashSet::new();
+                self.variables = items().filter(|item| known.insert(*item)).map(str::to_owned).collect();
+                if self.variables.len() > MOST_VARIABLES {
+                    return Err(format!("{DOMAIN}env: it names more than {MOST_VARIABLES} variables"));
+                }
+            }
             "from" => self.from = Some(value.to_owned()),
             "db" => self.database = Some(value.parse().map_err(|_| wrong(name, value, "is not a database number"))?),
             "port" => self.port = Some(port(name, value)?),
@@ -159,7 +168,11 @@ impl Options {
                 for item in items() {
                     let mount =
                         item.split_once(':').filter(|(volume, path)| !volume.is_empty() && path.starts_with('/'));
+                    let mount = mount.filter(|(_, path)| !path.contains(':'));
                     let (volume, path) = mount.ok_or_else(|| wrong(name, item, "is not VOLUME:/path"))?;
+                    if self.mounts.iter().any(|(_, other)| other == path) {
+                        return Err(wrong(name, value, "has a path twice"));
+                    }
                     self.mounts.push((volume.to_owned(), path.to_owned()));
                 }
             }
@@ -330,6 +343,8 @@ mod tests {
             ("http", "off"),
             ("http", "127.0.0.1:9000"),
             ("volume-mounts", "v"),
+            ("volume-mounts", "v:/a:rw"),
+            ("volume-mounts", "v:/a,w:/a"),
             ("limits.memory", "much"),
             ("env", " "),
             ("from", "redis"),

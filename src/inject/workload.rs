@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::edit::Pointer;
+use super::sidecar::is_ours;
 use super::source::{Container, text};
 
 /// Something that makes pods, or is one.
@@ -104,6 +105,11 @@ impl Workload {
                 .collect::<Vec<_>>()
         };
         [of("containers", false), of("initContainers", true)].concat()
+    }
+
+    /// Whether a sidecar of ours is among them.
+    pub(super) fn has_sidecar(&self, document: &Value) -> bool {
+        self.containers(document).iter().any(|container| is_ours(container.name))
     }
 
     /// Whether a source has a key, if it is known.

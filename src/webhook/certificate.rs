@@ -99,7 +99,9 @@ impl Certificate {
                 self.read_again(told);
                 self
             });
-            let Ok(certificate) = read.await else { return };
+            let Ok(certificate) = read.await else {
+                return tracing::error!("the certificate is not read again any more: start the webhook anew");
+            };
             self = certificate;
         }
     }

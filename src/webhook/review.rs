@@ -19,8 +19,12 @@ const MOST_WARNINGS: usize = 15;
 /// Longest text in the audit log, in characters.
 const LONGEST_RESULT: usize = 1024;
 
-/// Values that a review may have: they take far more memory than their text.
+/// Values that a review may have: they take far more memory than their text, and maps as much as four others.
 const MOST_VALUES: usize = 200_000;
+const MAP: usize = 4;
+
+/// Longest names that a cluster has, in characters, so that what calls itself a pod does not fill the log.
+const LONGEST_NAME: usize = 253;
 
 /// A review that is answered.
 #[derive(Debug)]
@@ -53,7 +57,12 @@ pub(super) enum Outcome {
 /// # Errors
 /// It is none, so that it cannot be answered.
 pub(super) fn review(body: &[u8], defaults: &Defaults) -> Result<Reviewed, String> {
-    if body.iter().filter(|byte| matches!(byte, b',' | b'{' | b'[')).count() > MOST_VALUES {
+    let weight = |byte: &u8| match byte {
+        b'{' => MAP,
+        b',' | b'[' => 1,
+        _ => 0,
+    };
+    if body.iter().map(weight).sum::<usize>() > MOST_VALUES {
         return Err("it has too many parts".to_owned());
     }
     let review: Value = serde_json::from_slice(body).map_err(|error| format!("it is no JSON: {error}"))?;
@@ -70,12 +79,12 @@ pub(super) fn review(body: &[u8], defaults: &Defaults) -> Result<Reviewed, Strin
             response["patchType"] = json!("JSONPatch");
             response["patch"] = json!(STANDARD.encode(operations.to_string()));
             warnings = more;
-            Outcome::Injected(said)
+            Outcome::Injected(clipped(&said, LONGEST_RESULT))
         }
-        Err(Not::Wanted(reason)) => Outcome::Left(reason),
+        Err(Not::Wanted(reason)) => Outcome::Left(clipped(&reason, LONGEST_RESULT)),
         Err(Not::Possible(reason)) => {
             warnings.push(format!("it starts without a sidecar: {reason}"));
-            Outcome::Failed(reason)
+            Outcome::Failed(clipped(&reason, LONGEST_RESULT))
         }
     };
     let name = [text("/request/object/metadata/name"), text("/request/object/metadata/generateName")];
@@ -89,8 +98,8 @@ pub(super) fn review(body: &[u8], defaults: &Defaults) -> Result<Reviewed, Strin
     let answer = json!({"apiVersion": text("/apiVersion"), "kind": KIND, "response": response});
     Ok(Reviewed {
         answer: answer.to_string().into_bytes(),
-        namespace: text("/request/namespace").to_owned(),
-        pod: pod.to_owned(),
+        namespace: clipped(text("/request/namespace"), LONGEST_NAME),
+        pod: clipped(pod, LONGEST_NAME),
         dry_run: review.pointer("/request/dryRun").and_then(Value::as_bool).unwrap_or_default(),
         outcome,
     })
@@ -219,8 +228,10 @@ mod tests {
         assert!(refused(b"{\"kind\": ").starts_with("it is no JSON"));
         assert_eq!(refused(b"{}"), "it is no AdmissionReview");
         assert_eq!(refused(br#"{"kind": "AdmissionReview", "request": {"uid": 1}}"#), "it has no request with a uid");
-        let many = format!("[{}0]", "0,".repeat(MOST_VALUES));
-        assert_eq!(refused(many.as_bytes()), "it has too many parts");
+        let maps = "{\"\":".repeat(100) + "0" + &"}".repeat(100) + ",";
+        for many in ["0,".repeat(MOST_VALUES), maps.repeat(MOST_VALUES / MAP / 100)] {
+            assert_eq!(refused(format!("[{many}0]").as_bytes()), "it has too many parts");
+        }
         let deep = "[".repeat(100_000);
         assert!(refused(deep.as_bytes()).contains("recursion limit"));
     }

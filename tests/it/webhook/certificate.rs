@@ -39,6 +39,19 @@ fn shown(webhook: &Webhook, trusted: &[&Identity]) -> Vec<u8> {
 }
 
 #[test]
+fn who_refuses_the_certificate_is_told_of() {
+    if is_direct() {
+        return;
+    }
+    let webhook = Webhook::start();
+    for version in [&version::TLS13, &version::TLS12] {
+        let refused = Connection::try_open(&webhook.address, &[&Identity::new()], &[version]);
+        assert!(refused.is_err_and(|error| error.to_string().contains("certificate")), "it is not the one trusted");
+    }
+    webhook.wait_for_lines("a caller refuses the certificate", 1);
+}
+
+#[test]
 fn another_pair_is_used_from_when_it_is_there() {
     if is_direct() {
         return;
