@@ -99,9 +99,7 @@ impl Certificate {
                 self.read_again(told);
                 self
             });
-            let Ok(certificate) = read.await else {
-                return tracing::error!("the certificate is not read again any more: start the webhook anew");
-            };
+            let Ok(certificate) = read.await else { return };
             self = certificate;
         }
     }
