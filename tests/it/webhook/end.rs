@@ -26,7 +26,11 @@ fn it_goes_on_for_a_while_and_answers_what_it_has_begun() {
     webhook.tell(Signal::TERM);
     webhook.wait_for("\"draining\"");
     let told = Instant::now();
-    assert_eq!(webhook.connect().post("/mutate", &body).status, 200, "the API server does not know yet");
+    let mut kept = webhook.connect();
+    let answer = kept.post("/mutate", &body);
+    assert_eq!(answer.status, 200, "the API server does not know yet");
+    assert_eq!(answer.header("connection"), Some("close"), "what it would ask over it later is asked elsewhere");
+    assert_eq!(kept.rest(), "");
     let mut begun = webhook.connect();
     begun.send(head("POST", "/mutate", JSON, body.len()).as_bytes()).expect("it is taken");
     begun.send(one.as_bytes()).expect("it is taken");

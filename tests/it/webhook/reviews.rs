@@ -124,6 +124,31 @@ fn what_inject_has_done_is_left_alone() {
     }
 }
 
+/// A webhook that comes later has taken the variable away, or copied annotations of a pod that has a sidecar.
+#[test]
+fn what_others_have_made_of_it_since_is_told_truly() {
+    if is_direct() {
+        return;
+    }
+    let webhook = Webhook::start();
+    let mut review = review("replicaset");
+    let mut pod = injected(&review["request"]["object"]).expect("it is injected");
+    for container in pod["spec"]["containers"].as_array_mut().expect("there are some") {
+        container["env"] = json!([]);
+    }
+    review["request"]["object"] = pod.clone();
+    let response = webhook.ask(&review)["response"].clone();
+    assert_eq!(response["auditAnnotations"]["result"], "left alone: it has its sidecar");
+    assert_eq!(response["warnings"], Value::Null, "it does have one");
+    pod["spec"]["initContainers"] = json!([]);
+    pod["metadata"]["annotations"]["outrigger.dev/undo"] = json!("{}");
+    review["request"]["object"] = pod;
+    let response = webhook.ask(&review)["response"].clone();
+    assert_eq!((&response["allowed"], &response["patch"]), (&json!(true), &Value::Null));
+    let warning = response["warnings"][0].as_str().expect("there is one");
+    assert!(warning.contains("it says that it was injected, and has no sidecar"), "{warning}");
+}
+
 #[test]
 fn pods_of_controllers_get_their_sidecar() {
     if is_direct() {
