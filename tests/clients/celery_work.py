@@ -348,9 +348,13 @@ def progress(side, log, name):
     """States between sent and done, as they are published and as they are asked for."""
     states = []
     result = side.task("slowly").apply_async((name, 3), task_id=f"{name}-1")
-    watcher = threading.Thread(
-        target=lambda: result.get(timeout=LIMIT, on_message=lambda body: states.append((body["status"], body["result"])))
-    )
+
+    def hear(body):
+        # Whoever waits hears of other tasks too, of which some from before may end only now.
+        if body["task_id"] == result.id:
+            states.append((body["status"], body["result"]))
+
+    watcher = threading.Thread(target=lambda: result.get(timeout=LIMIT, on_message=hear))
     until("it has begun", lambda: result.state == "PROGRESS")
     log.record("as asked for", (result.state, result.info))
     watcher.start()

@@ -20,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import redis
 
-cache = redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True)
+cache = redis.Redis.from_url(os.environ["REDIS_URL"], decode_responses=True, socket_timeout=10)
 stopping = threading.Event()
 
 
@@ -46,6 +46,9 @@ def visits():
 
 
 class Handler(BaseHTTPRequestHandler):
+    # Who connects and asks nothing holds up the end for no longer.
+    timeout = 5
+
     def do_GET(self):
         if self.path == "/livez":
             self.answer(200, "alive")
@@ -76,11 +79,13 @@ class Server(ThreadingHTTPServer):
 
 
 def serve():
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    # Waited for below: a handler would run wherever the main thread happens to be.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
     server = Server(("0.0.0.0", int(os.environ.get("PORT", "8080"))), Handler)
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}).start()
     print("serving", flush=True)
-    stopping.wait()
+    signal.sigwait([signal.SIGTERM])
+    stopping.set()
     time.sleep(float(os.environ.get("DRAIN_SECONDS", "3")))
     server.shutdown()
     server.server_close()
