@@ -238,11 +238,11 @@ fn end_under_visitors(example: &Example, web: &mut Pod, mut visitors: Visitors, 
     let last: Vec<_> = visits.iter().filter(|visit| visit.began > begin).collect();
     assert!(!last.is_empty(), "nobody has come since the end began");
     assert!(last.iter().all(|visit| visit.is_served()), "Redis was not there to the end: {last:?}");
-    assert_eq!(example.stored("stops"), "1", "the application's last word was lost");
     for ended in &ended {
         ended.assert_well(&web.log(&ended.name));
         figures.add(&format!("{}_ended_after_ms", ended.name), ended.after.as_millis());
     }
+    assert_eq!(example.stored("stops"), "1", "the application's last word was lost");
     let log = web.log("outrigger");
     // Otherwise it says that it drained "but for" some.
     assert!(
