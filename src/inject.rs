@@ -86,12 +86,11 @@ pub struct Patch {
 pub fn patch(pod: &Value, defaults: &Defaults) -> Result<Patch, Not> {
     let workload = workload::workloads(pod).into_iter().find(|workload| workload.kind == "Pod");
     let workload = workload.ok_or_else(|| Not::Wanted("it is no pod".to_owned()))?;
-    // Whoever else has changed it since, it has one.
-    let undone = undo::uninject(pod, &workload);
-    if !matches!(undone, Ok(None)) && workload.has_sidecar(pod) {
+    // By whatever way it came, and whoever else has changed the pod since.
+    if workload.has_sidecar(pod) {
         return Err(Not::Wanted("it has its sidecar".to_owned()));
     }
-    if undone?.is_some() {
+    if undo::uninject(pod, &workload)?.is_some() {
         return Err(Not::Possible(
             "it says that it was injected, and has no sidecar: annotations were copied, but not all else".to_owned(),
         ));

@@ -150,7 +150,8 @@ fn check_pod(pod: &Value, containers: &[Container<'_>], workload: &Workload, opt
     if let Some(ours) = containers.iter().find(|container| is_ours(container.name)) {
         return Err(format!("it has a container named {} that was not injected", ours.name));
     }
-    if pod.get("resources").is_some_and(|resources| !resources.is_null()) && !options.resources.is_empty() {
+    let of_all = pod.get("resources").and_then(Value::as_object);
+    if of_all.is_some_and(|resources| !resources.is_empty()) && !options.resources.is_empty() {
         return Err(format!(
             "it has resources for the whole pod (spec.resources), which the sidecar's own may exceed: let it share them, by \
              {DOMAIN}requests.cpu, {DOMAIN}requests.memory and {DOMAIN}limits.memory: none"

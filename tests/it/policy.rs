@@ -35,6 +35,12 @@ fn judged() -> (Vec<Judged>, Vec<String>) {
     for entry in fs::read_dir(within("tests/it/inject/corpus")).expect("the corpus is there") {
         command.arg(entry.expect("it can be read").path());
     }
+    // What `inject` refuses, as far as it is YAML.
+    for refused in
+        ["job-classic", "host-network", "optional", "password-beside", "pod-resources", "port-taken", "stopping"]
+    {
+        command.arg(within(&format!("tests/it/inject/refused/{refused}.yaml")));
+    }
     let (status, written) = run_to_end(&mut command, Duration::from_mins(2));
     assert!(status.success(), "{written}");
     assert!(!written.contains("DIFFERENT"), "{written}");

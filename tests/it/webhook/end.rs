@@ -18,7 +18,7 @@ fn it_goes_on_for_a_while_and_answers_what_it_has_begun() {
     if is_direct() {
         return;
     }
-    let mut webhook = leaving("2s", "20s");
+    let mut webhook = leaving("4s", "20s");
     let body = review("replicaset").to_string();
     let (one, other) = body.split_at(body.len() / 2);
     let mut idle = webhook.connect();

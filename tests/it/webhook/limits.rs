@@ -67,7 +67,9 @@ fn large_bodies_have_a_limit() {
         let _ = connection.send(head("POST", "/mutate", JSON, body.len()).as_bytes());
         let _ = connection.send(body.as_bytes());
         let said = connection.rest();
-        assert!(said.starts_with("HTTP/1.1 413 ") || said.is_empty(), "{said}");
+        // The longest are not read to their end, so that the refusal may be lost.
+        let may_be_lost = body.len() > 2 * LONGEST && said.is_empty();
+        assert!(said.starts_with("HTTP/1.1 413 ") || may_be_lost, "{said}");
     }
     let mut chunked = webhook.connect();
     let chunk = format!("10000\r\n{}\r\n", "x".repeat(0x10000));
