@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::edit::Pointer;
 use super::sidecar::is_ours;
-use super::source::{Container, text};
+use super::source::{Container, UPSTREAM, entries, text};
 
 /// Something that makes pods, or is one.
 #[derive(Debug, Clone)]
@@ -107,9 +107,11 @@ impl Workload {
         [of("containers", false), of("initContainers", true)].concat()
     }
 
-    /// Whether a sidecar of ours is among them.
+    /// Whether a sidecar of ours is among them: by its name, and since it is told where Redis is.
     pub(super) fn has_sidecar(&self, document: &Value) -> bool {
-        self.containers(document).iter().any(|container| is_ours(container.name))
+        let is_told =
+            |container: &Container<'_>| entries(container.value).iter().any(|entry| text(entry, "name") == UPSTREAM);
+        self.containers(document).iter().any(|container| is_ours(container.name) && is_told(container))
     }
 
     /// Whether a source has a key, if it is known.
