@@ -64,6 +64,8 @@ fn who_has_another_connection_by_now_does_not_lose_it_with_the_old_one() {
         flags.args(["--workers", "1", "--pool-size", "5"]);
     });
     let [mut first, mut second, mut third] = std::array::from_fn(|_| proxy.connect());
+    // The lanes have a connection, which the server is asked over to end a wait.
+    let mut lane = server.line(3);
     first.send(&words("BLPOP a 0"));
     let mut old = server.line(2);
     old.expect("BLPOP a 0");
@@ -71,7 +73,7 @@ fn who_has_another_connection_by_now_does_not_lose_it_with_the_old_one() {
     let mut held = server.line(2);
     held.expect("BLPOP b 0");
     third.send(&words("BLPOP c 0"));
-    let release = server.line(3).request();
+    let release = lane.request();
     assert_eq!(release[..2], [b"CLIENT".to_vec(), b"UNBLOCK".to_vec()], "{release:?}");
 
     old.say(b"*2\r\n$1\r\na\r\n$1\r\n1\r\n");

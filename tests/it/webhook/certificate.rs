@@ -63,7 +63,7 @@ fn another_pair_is_used_from_when_it_is_there() {
     write(webhook.folder.path(), &next);
     // Nobody tells it: it looks.
     wait_until("the next certificate is shown", PATIENCE, || shown(&webhook, &[first, &next]) == next.der);
-    assert_eq!(webhook.logged("another certificate was read: it is used from now on"), 1);
+    webhook.wait_for("another certificate was read: it is used from now on");
     assert_eq!(before.probe(), 200, "who is there stays");
     assert_eq!(before.certificate(), first.der);
 }
@@ -90,7 +90,7 @@ fn a_pair_that_cannot_be_used_changes_nothing() {
         wait_until(problem, PATIENCE, || {
             webhook.lines().iter().skip_while(|line| !line.contains(complaint)).any(|line| line.contains(problem))
         });
-        assert!(webhook.logged(complaint) > said);
+        webhook.wait_for_lines(complaint, said + 1);
         assert_eq!(shown(&webhook, &[first]), first.der, "{problem}");
     }
     write(webhook.folder.path(), &next);
