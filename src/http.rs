@@ -26,6 +26,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::transport::lacks_ipv6;
 use message::Room;
 pub use message::{Answer, BodyLimits, Whole, answer, closing, text, with};
 
@@ -87,15 +88,11 @@ pub fn listen(address: SocketAddr) -> io::Result<std::net::TcpListener> {
 
 fn listen_by<Listener>(address: SocketAddr, open: impl Fn(SocketAddr) -> io::Result<Listener>) -> io::Result<Listener> {
     match open(address) {
-        Err(error) if address.is_ipv6() && address.ip().is_unspecified() && has_no_ipv6(&error) => {
+        Err(error) if address.is_ipv6() && address.ip().is_unspecified() && lacks_ipv6(&error) => {
             open((Ipv4Addr::UNSPECIFIED, address.port()).into())
         }
         opened => opened,
     }
-}
-
-fn has_no_ipv6(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
 }
 
 fn open(address: SocketAddr) -> io::Result<std::net::TcpListener> {

@@ -14,6 +14,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_util::io::poll_read_buf;
 
+/// True if an address cannot be had because the machine has no IPv6.
+pub(crate) fn lacks_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
 /// A connected, non-blocking stream socket, registered with the runtime of the worker that owns it.
 #[derive(Debug)]
 pub(crate) enum Transport {

@@ -116,6 +116,7 @@ async fn serve(config: &WebhookConfig) -> Result<u8, Error> {
     let desk = Arc::new(Desk {
         tls: TlsAcceptor::from(Arc::new(tls)),
         defaults: Defaults::new(config.image.clone(), &config.sidecar),
+        opt_in: config.opt_in,
         parting: AtomicBool::new(false),
         complained: Mutex::default(),
     });
@@ -160,6 +161,8 @@ async fn told_to_stop(signals: &mut Signals, reload: &Notify) -> Told {
 struct Desk {
     tls: TlsAcceptor,
     defaults: Defaults,
+    /// Pods have to ask for a sidecar.
+    opt_in: bool,
     /// Connections are closed with their next answer.
     parting: AtomicBool,
     /// When it was said last that the certificate is refused.
@@ -225,7 +228,7 @@ impl Desk {
         if !kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
             return refused(StatusCode::UNSUPPORTED_MEDIA_TYPE, "the body is not application/json");
         }
-        match review(body, &self.defaults) {
+        match review(body, &self.defaults, self.opt_in) {
             Ok(reviewed) => {
                 tell(&reviewed);
                 answer(StatusCode::OK, JSON, reviewed.answer)

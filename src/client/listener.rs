@@ -22,7 +22,7 @@ use tokio::time::{sleep, timeout};
 use super::Census;
 use crate::lifecycle::Stage;
 use crate::observe::metrics::Metrics;
-use crate::transport::Accepted;
+use crate::transport::{Accepted, lacks_ipv6};
 
 /// Connections the kernel holds for us until they are accepted.
 const BACKLOG: i32 = 4096;
@@ -188,10 +188,6 @@ pub(crate) fn bind_all(addresses: &[ListenAddress], setting: &str) -> Result<Vec
         }
     }
     Ok(listeners)
-}
-
-fn lacks_ipv6(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// Binds an address.

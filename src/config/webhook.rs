@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::BoolishValueParser;
+
 use super::lifecycle::perhaps_none;
 use super::{Error, Logging, Sidecar, Stopping, duration, setting, wrong};
 use crate::lifecycle::drain::Schedule;
@@ -30,6 +32,10 @@ pub struct Webhook {
     /// Image of the sidecar, as nodes can pull it.
     #[arg(long, env = "OUTRIGGER_IMAGE", value_name = "IMAGE")]
     pub image: Option<String>,
+
+    /// Inject only pods that say outrigger.dev/inject: "true", not all that have the variable.
+    #[arg(long, env = "OUTRIGGER_OPT_IN", value_parser = BoolishValueParser::new())]
+    pub opt_in: bool,
 
     /// What else the sidecar is like.
     #[command(flatten)]
@@ -59,6 +65,8 @@ pub struct WebhookConfig {
     pub key: (String, PathBuf),
     /// The sidecar's image.
     pub image: String,
+    /// Pods have to ask for it.
+    pub opt_in: bool,
     /// What else the sidecar is like.
     pub sidecar: Sidecar,
     /// When each step of stopping begins.
@@ -109,6 +117,7 @@ impl Webhook {
             certificate: file("tls-cert-file", &self.tls_cert_file, "certificate")?,
             key: file("tls-key-file", &self.tls_key_file, "certificate's key")?,
             image: image.to_owned(),
+            opt_in: self.opt_in,
             sidecar: self.sidecar.clone(),
             drain: Stopping { min_sigterm_delay, max_sigterm_delay }.schedule(ANSWER)?,
             log_format: self.logging.format(),

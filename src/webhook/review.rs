@@ -12,6 +12,9 @@ use crate::inject::{self, Defaults, Not, Patch};
 const VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 
+/// Where a pod asks for a sidecar.
+const ASKS: &str = "/metadata/annotations/outrigger.dev~1inject";
+
 /// The API server cuts off longer warnings, in characters, and leaves out those beyond 4096 characters in all.
 const LONGEST_WARNING: usize = 256;
 const MOST_WARNINGS: usize = 15;
@@ -52,11 +55,11 @@ pub(super) enum Outcome {
     Failed(String),
 }
 
-/// Answers a review.
+/// Answers a review. `opt_in`: pods have to ask for a sidecar.
 ///
 /// # Errors
 /// It is none, so that it cannot be answered.
-pub(super) fn review(body: &[u8], defaults: &Defaults) -> Result<Reviewed, String> {
+pub(super) fn review(body: &[u8], defaults: &Defaults, opt_in: bool) -> Result<Reviewed, String> {
     let weight = |byte: &u8| match byte {
         b'{' => MAP,
         b',' | b'[' => 1,
@@ -71,7 +74,7 @@ pub(super) fn review(body: &[u8], defaults: &Defaults) -> Result<Reviewed, Strin
         return Err(format!("it is no {KIND}"));
     }
     let uid = review.pointer("/request/uid").and_then(Value::as_str).ok_or("it has no request with a uid")?;
-    let decided = decide(&review, defaults);
+    let decided = decide(&review, defaults, opt_in);
     let mut response = json!({"uid": uid, "allowed": true});
     let mut warnings = Vec::new();
     let outcome = match decided {
@@ -105,7 +108,7 @@ pub(super) fn review(body: &[u8], defaults: &Defaults) -> Result<Reviewed, Strin
     })
 }
 
-fn decide(review: &Value, defaults: &Defaults) -> Result<Patch, Not> {
+fn decide(review: &Value, defaults: &Defaults, opt_in: bool) -> Result<Patch, Not> {
     let text = |pointer: &str| review.pointer(pointer).and_then(Value::as_str).unwrap_or_default();
     if text("/apiVersion") != VERSION {
         let problem = format!("the API server asks in `{}`: have it ask in {VERSION}", text("/apiVersion"));
@@ -120,6 +123,9 @@ fn decide(review: &Value, defaults: &Defaults) -> Result<Patch, Not> {
     }
     let pod = review.pointer("/request/object").filter(|pod| pod.is_object());
     let pod = pod.ok_or_else(|| Not::Possible("the review has no pod".to_owned()))?;
+    if opt_in && pod.pointer(ASKS).is_none_or(|asks| asks != "true") {
+        return Err(Not::Wanted("it does not say outrigger.dev/inject: \"true\"".to_owned()));
+    }
     inject::patch(pod, defaults)
 }
 
@@ -169,7 +175,7 @@ mod tests {
 
     /// The answer's response, and what was decided.
     fn answered(question: &Value) -> (Value, Outcome) {
-        let reviewed = review(question.to_string().as_bytes(), &defaults()).expect("it is answered");
+        let reviewed = review(question.to_string().as_bytes(), &defaults(), false).expect("it is answered");
         let answer: Value = serde_json::from_slice(&reviewed.answer).expect("it is JSON");
         assert_eq!((&answer["kind"], &answer["apiVersion"]), (&question["kind"], &question["apiVersion"]));
         assert_eq!(answer["response"]["uid"], question["request"]["uid"]);
@@ -224,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_is_no_review_cannot_be_answered() {
-        let refused = |body: &[u8]| review(body, &defaults()).expect_err("it is none");
+        let refused = |body: &[u8]| review(body, &defaults(), false).expect_err("it is none");
         assert!(refused(b"{\"kind\": ").starts_with("it is no JSON"));
         assert_eq!(refused(b"{}"), "it is no AdmissionReview");
         assert_eq!(refused(br#"{"kind": "AdmissionReview", "request": {"uid": 1}}"#), "it has no request with a uid");

@@ -26,7 +26,7 @@ const IMPORTS: &[(&str, Allowed)] = &[
     ("lifecycle", Allowed::Only(&["observe", "secret"])),
     ("secret", Allowed::Only(&[])),
     ("inject", Allowed::Only(&["config"])),
-    ("http", Allowed::Only(&[])),
+    ("http", Allowed::Only(&["transport"])),
     ("webhook", Allowed::Only(&["config", "http", "inject", "lifecycle", "version"])),
     ("admin", Allowed::Only(&["buffer", "client", "http", "lifecycle", "observe", "secret", "upstream", "version"])),
 ];

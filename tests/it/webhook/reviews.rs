@@ -264,6 +264,26 @@ fn a_dry_run_is_answered_alike_and_told_apart() {
 }
 
 #[test]
+fn where_pods_have_to_ask_only_those_that_do_are_injected() {
+    if is_direct() {
+        return;
+    }
+    let webhook = Webhook::with(super::Identity::new(), |command| {
+        command.arg("--opt-in");
+    });
+    let mut pod = review("replicaset")["request"]["object"].clone();
+    for asks in ["", "false", "yes"] {
+        pod["metadata"]["annotations"]["outrigger.dev/inject"] = json!(asks);
+        let response = webhook.ask(&about(&pod))["response"].clone();
+        assert_eq!((&response["patch"], &response["warnings"]), (&Value::Null, &Value::Null), "{asks}");
+        let reason = "left alone: it does not say outrigger.dev/inject: \"true\"";
+        assert_eq!(response["auditAnnotations"]["result"], reason);
+    }
+    pod["metadata"]["annotations"]["outrigger.dev/inject"] = json!("true");
+    assert!(compared(&webhook, &about(&pod), "one that asks").is_some());
+}
+
+#[test]
 fn flags_say_what_is_injected() {
     if is_direct() {
         return;
